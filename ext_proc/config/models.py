@@ -1,0 +1,346 @@
+"""The shape of douane.yaml: frozen, strict, without I/O.
+
+Each field's description is what `docs/configuration.md` and the published JSON Schema show. Paths are as written;
+`load` resolves them against the configuration file's folder.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d)$")
+_SIZE = re.compile(r"^(\d+)(B|KiB|MiB|GiB|TiB)?$")
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE_UNITS = {None: 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str):
+        match = _DURATION.match(value)
+        if not match:
+            raise ValueError(f"{value!r} is not a duration; write a number and ms, s, m, h or d, such as 50s or 15m")
+        return timedelta(seconds=float(match[1]) * _DURATION_UNITS[match[2]])
+    if isinstance(value, int | float):
+        raise ValueError(f"{value!r} has no unit; write a number and ms, s, m, h or d, such as 50s or 15m")
+    return value
+
+
+def _size(value: object) -> object:
+    if isinstance(value, str):
+        match = _SIZE.match(value)
+        if not match:
+            raise ValueError(f"{value!r} is not a size; write a number and B, KiB, MiB, GiB or TiB, such as 512MiB")
+        return int(match[1]) * _SIZE_UNITS[match[2]]
+    return value
+
+
+def _not_an_address(value: str) -> str:
+    if value.replace(".", "").isdigit():
+        raise ValueError(f"{value!r} is an address; TLS mode goes by host name (SNI carries no address)")
+    return value
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    PlainSerializer(lambda d: f"{d.total_seconds():g}s", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": _DURATION.pattern, "examples": ["50s", "15m", "400d"]}),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(_size),
+    WithJsonSchema({"type": ["string", "integer"], "pattern": _SIZE.pattern, "examples": ["64KiB", "1GiB"]}),
+]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$")]
+ScopeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_:.-]{0,99}$")]
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$", to_lower=True)]
+Host = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$", to_lower=True),
+    AfterValidator(_not_an_address),
+]
+Listen = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[0-9.]+|localhost):\d{1,5}$")]
+
+
+class Model(BaseModel):
+    """Strict and frozen: an unknown key is an error, and a loaded configuration never changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Store(Model):
+    url: str = "embedded:./var/store"
+    """Where the ledger lives: `embedded:FOLDER`, or `clickhouse+http(s)://USER@HOST:PORT/DATABASE`."""
+    password: CredentialSource | None = None
+    """The writer's password on a ClickHouse server."""
+    listen: Listen = "127.0.0.1:15123"
+    """Where the embedded store answers ClickHouse's HTTP interface."""
+    ca_file: str | None = None
+    """Trust this CA bundle instead of the system's for the ClickHouse server."""
+    cluster: str | None = None
+    """Render the schema ON CLUSTER with Replicated engines, for this cluster name."""
+
+
+class Console(Model):
+    listen: Listen = "127.0.0.1:15000"
+    """`/readyz` answers 200 here once traffic can flow."""
+
+
+class Tls(Model):
+    """Files for mutual TLS between a gate and the hub, PEM."""
+
+    cert_file: str
+    """This side's certificate chain."""
+    key_file: str
+    """Its private key."""
+    ca_file: str
+    """The CA that signed the other side's certificate."""
+
+
+class Hub(Model):
+    path: str = "./var/hub"
+    """What the hub received and has not yet handed to ClickHouse, and its state."""
+    listen: str = "unix:./var/run/hub.sock"
+    """`unix:PATH`, or `HOST:PORT` with `tls`."""
+    url: str | None = None
+    """Where a gate finds the hub; by default where `listen` says."""
+    tls: Tls | None = None
+    """Required for a hub that is not on a unix socket."""
+
+
+class Gate(Model):
+    name: str = "local"
+    """This gate's name in the ledger."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """ext_proc processes, one unix socket each."""
+    run_dir: str = "./var/run"
+    """Sockets, Envoy's files, logs; private to this user."""
+    tls_listen: Listen | None = None
+    """TLS mode: one port that serves every connection's `hosts` by SNI."""
+    health_listen: Listen | None = None
+    """A gate alone answers `/readyz` here."""
+    workload_token_file: str | None = None
+    """The pod's own OIDC token, for connections with `require: workload` or `both`; re-read when it changes."""
+    drain: Duration = timedelta(seconds=10)
+    """How long a stop waits for open exchanges and for the spool to be shipped."""
+
+
+class Issuer(Model):
+    issuer: str
+    """The issuer's URL, exactly as in the token's `iss`. Plain http is for loopback only."""
+    audience: str | tuple[str, ...]
+    """The audience that tokens must be made for; one of several suffices."""
+    jwks_uri: str | None = None
+    """Where the keys are; by default from the issuer's discovery document."""
+    ca_file: str | None = None
+    """Trust this CA bundle for the issuer, such as a Kubernetes API server's."""
+    leeway: Duration = timedelta(seconds=30)
+    """Tolerated clock difference."""
+    algorithms: tuple[
+        Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"], ...
+    ] = ("RS256", "ES256")
+    """Accepted signature algorithms; symmetric ones and `none` cannot be named."""
+    max_stale: Duration = timedelta(hours=24)
+    """How long known keys serve while the issuer is away."""
+
+
+class SourceEnv(Model):
+    env: str
+    """The environment variable of the gate that holds the value."""
+
+
+class SourceFile(Model):
+    file: str
+    """A file that holds the value; a final line break is dropped; re-read when it changes."""
+
+
+class SourceExec(Model):
+    exec: Annotated[tuple[str, ...], Field(min_length=1)]
+    """A command that prints the value."""
+    lifetime: Duration = timedelta(minutes=5)
+    """How long a printed value is used."""
+    timeout: Duration = timedelta(seconds=10)
+    """How long the command may take."""
+
+
+CredentialSource = SourceEnv | SourceFile | SourceExec
+
+
+class Credential(Model):
+    name: Name | None = None
+    """What the ledger calls it; by default the place it goes to."""
+    header: HeaderName | None = None
+    """Put the value in this header."""
+    query: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    """Put the value in this query parameter."""
+    bearer: bool = False
+    """Put `Bearer VALUE` in `authorization`."""
+    basic: str | None = None
+    """Put `Basic` of this user name and the value in `authorization`."""
+    source: Annotated[CredentialSource, Field(alias="from")]
+    """Where the value comes from: `env`, `file` or `exec`."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Credential:
+        places = [self.header is not None, self.query is not None, self.bearer, self.basic is not None]
+        if sum(places) != 1:
+            raise ValueError("name exactly one place for the credential: header, query, bearer or basic")
+        return self
+
+    @property
+    def place(self) -> str:
+        """`header:NAME` or `query:NAME`: where the value goes, and what is removed there first."""
+        if self.query is not None:
+            return f"query:{self.query}"
+        return f"header:{self.header or 'authorization'}"
+
+    @property
+    def label(self) -> str:
+        return self.name or self.place.partition(":")[2]
+
+
+class ConnectionIdentity(Model):
+    headers: Annotated[tuple[HeaderName, ...], Field(min_length=1)] = ("authorization",)
+    """Headers that may hold the caller's token, `Bearer TOKEN`, Basic with the token as password, or bare."""
+    require: Literal["caller", "workload", "both"] = "caller"
+    """Whose identity is needed; there is no fallback from one to the other."""
+    max_session: Duration = timedelta(hours=1)
+    """The longest life of a session key."""
+
+
+class Connection(Model):
+    listen: Listen | None = None
+    """Base-URL mode: a port of its own, plain HTTP on loopback."""
+    hosts: tuple[Host, ...] = ()
+    """TLS mode: the host names clients call it by."""
+    upstream: str
+    """Where requests go, such as https://api.example.com. Plain http is for loopback only."""
+    upstream_ca_file: str | None = None
+    """Trust this CA bundle instead of the system's for the upstream."""
+    upstream_http2: bool = False
+    """Speak HTTP/2 to a plain-http upstream (with https, ALPN decides)."""
+    identity: ConnectionIdentity = ConnectionIdentity()
+    credentials: tuple[Credential, ...] = ()
+    scopes: dict[ScopeName, tuple[str, ...]] = Field(default_factory=dict)
+    """Named lists of `METHOD PATH`: `*` is any method, `{name}` one segment, `**` the rest."""
+    body: Literal["inspect", "stream"] = "inspect"
+    """`inspect` decides with the whole request body in hand; `stream` on the headers, recording chunk by chunk."""
+    max_inspect: Size = 1 << 20
+    """The largest request body that is awaited; a larger one is decided on headers unless a rule needs it."""
+    undecodable: Literal["refuse", "seal"] = "refuse"
+    """A body that cannot be decoded to look for secrets is refused, or stored encrypted (`recording.seal_key`)."""
+    timeout: Duration = timedelta(seconds=300)
+    """How long the upstream may take to begin its answer."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Connection:
+        if self.listen is None and not self.hosts:
+            raise ValueError("a connection needs `listen` (base-URL mode), `hosts` (TLS mode), or both")
+        return self
+
+
+class Grant(Model):
+    name: Name
+    issuer: Name
+    """A name under `issuers`."""
+    condition: Annotated[str, Field(alias="if", min_length=1)]
+    """CEL over `claims`; true grants the scopes."""
+    allow: dict[Name, tuple[ScopeName, ...]]
+    """Scopes by connection."""
+
+
+class RuleMatch(Model):
+    """Which requests a rule looks at; every key given must fit."""
+
+    connection: Name | None = None
+    """Only this connection; otherwise all."""
+    requests: tuple[str, ...] = ("* /**",)
+    """`METHOD PATH` patterns, as in scopes."""
+
+
+class JsonCondition(Model):
+    path: str
+    """A JSON path: `$.widgets[*].definition.type`; `$..type` finds `type` at any depth."""
+    any_of: Annotated[tuple[str | int | bool, ...], Field(min_length=1)]
+    """True when any value found there is one of these."""
+
+
+class Policy(Model):
+    name: Name
+    match: RuleMatch = RuleMatch()
+    effect: Literal["deny"]
+    json_body: Annotated[JsonCondition | None, Field(alias="json")] = None
+    """Deny only when the JSON body says so. A body that cannot be read as JSON is denied: `policy.uninspectable`."""
+    message: str = ""
+    """What the caller is told."""
+
+
+class Masking(Model):
+    detectors: Literal["default", "none"] = "default"
+    """Look for common secrets by their form. The caller's token and the credentials are always masked."""
+    headers: tuple[HeaderName, ...] = ()
+    """Mask these headers' values."""
+    json_paths: Annotated[tuple[str, ...], Field(alias="json")] = ()
+    """Mask the values at these JSON paths (`$.user.email`, `$.items[*].key`) in JSON bodies."""
+    fingerprint_key: CredentialSource | None = None
+    """The key of the fingerprints; by default made once and kept in the hub's folder."""
+
+
+class Spool(Model):
+    path: str = "./var/spool"
+    """Where a gate writes before anything passes."""
+    max_size: Size = 1 << 30
+    """New requests are refused when it holds more than this."""
+    max_lag: Duration = timedelta(minutes=10)
+    """New requests are refused when the oldest unshipped record is older than this."""
+
+
+class Recording(Model):
+    durability: Literal["process", "disk", "hub"] = "process"
+    """What a record survives before its bytes pass: any process's death, the machine's (fsync), or the pod's."""
+    retention: Duration = timedelta(days=400)
+    """When ClickHouse deletes."""
+    spool: Spool = Spool()
+    max_decoded: Size = 64 << 20
+    """The bomb limit: a compressed body may not decode to more than this."""
+    seal_key: CredentialSource | None = None
+    """The key for `undecodable: seal`, 32 bytes in base64."""
+
+    @model_validator(mode="after")
+    def _kept(self) -> Recording:
+        if self.retention < timedelta(days=1):
+            raise ValueError("retention under a day would switch recording off; write at least 1d")
+        return self
+
+
+class Config(Model):
+    """douane.yaml."""
+
+    version: Literal[1]
+    store: Store = Store()
+    console: Console = Console()
+    hub: Hub = Hub()
+    gate: Gate = Gate()
+    issuers: dict[Name, Issuer] = Field(default_factory=dict)
+    connections: dict[Name, Connection] = Field(default_factory=dict)
+    grants: tuple[Grant, ...] = ()
+    policies: tuple[Policy, ...] = ()
+    masking: Masking = Masking()
+    recording: Recording = Recording()
+
+
+Store.model_rebuild()

@@ -1,0 +1,105 @@
+"""One HTTP exchange as the pipeline sees it: multi-valued headers, phases as types, no I/O.
+
+The types enforce the order of the stages: `Exchange -> Identified -> Authorized -> Approved`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NewType
+from uuid import UUID
+
+SignedClaims = NewType("SignedClaims", Mapping[str, Any])
+"""Claims whose signature, issuer, audience and times were verified. Only `oidc` makes one."""
+
+
+class Headers:
+    """Header fields or trailers in order of arrival, repeats kept. Names are lower case; values are raw bytes."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: Iterable[tuple[str, bytes]] = ()) -> None:
+        self.items: list[tuple[str, bytes]] = list(items)
+
+    def all(self, name: str) -> list[bytes]:
+        """Every value of `name` (lower case), in order."""
+        return [v for n, v in self.items if n == name]
+
+    def first(self, name: str) -> bytes | None:
+        for n, v in self.items:
+            if n == name:
+                return v
+        return None
+
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request as it arrived. `path` excludes the query; `query` excludes the `?`.
+
+    `body` is None while the body is streamed past the decision; otherwise all of it, as sent.
+    """
+
+    exchange_id: UUID
+    connection: str
+    method: str
+    scheme: str
+    authority: str
+    path: str
+    query: str
+    headers: Headers
+    received_us: int
+    protocol: str = ""
+    source_address: str = ""
+    sni: str = ""
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, proven by a token or by a session key got for one.
+
+    `issuer` is the name in douane.yaml, `claims["iss"]` the URL. `session_label` is what people call the run
+    (`acme/infra run 123 attempt 1`); `session_id` is derived from the issuer and the run, so it is the same everywhere.
+    """
+
+    issuer: str
+    subject: str
+    claims: SignedClaims
+    session_id: UUID
+    session_label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """An exchange whose caller is proven. `tokens` are the secrets that proved it, for masking only."""
+
+    exchange: Exchange
+    caller: Caller
+    workload: Caller | None = None
+    tokens: tuple[bytes, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Authorized:
+    """An identified exchange that a grant's scope allows. `grant` and `scope` are names in douane.yaml."""
+
+    identified: Identified
+    grant: str
+    scope: str
+    policy: str = ""
+    operation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """An authorized exchange that needs no person, or has one's approval."""
+
+    authorized: Authorized
+    approval_id: str = ""
