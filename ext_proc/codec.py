@@ -1,0 +1,308 @@
+"""Envoy's ext_proc messages <-> our types. With `server`, the only place that knows them.
+
+Source: envoy.service.ext_proc.v3 (external_processor.proto); what Envoy does with each answer is in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID, uuid4
+
+from google.protobuf.struct_pb2 import Struct
+
+from ext_proc.decision import Deny
+from ext_proc.exchange import Exchange, Headers
+from ext_proc.pb import envoy_accesslog_data_pb2, envoy_core_pb2
+from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingRequest, ProcessingResponse
+
+Direction = Literal["request", "response"]
+
+MAX_STREAMED_CHUNK = 60_000
+"""Envoy takes at most 64 KB in one streamed_response; some room is left for the message around it."""
+
+_ATTRIBUTES = "envoy.filters.http.ext_proc"
+_OVERWRITE = envoy_core_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+_VERDICT = Struct()
+_VERDICT.update({"gate": {"verdict": "allow"}})
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """The first message of an ordinary stream. `route` is Envoy's route name; `exchange` has no body yet."""
+
+    exchange: Exchange
+    route: str
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    status: int
+    headers: Headers
+    code_details: str
+    upstream_address: str
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    direction: Direction
+    data: bytes
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trailers:
+    direction: Direction
+    trailers: Headers
+
+
+Phase = RequestHead | ResponseHead | Body | Trailers
+
+
+def decode(message: ProcessingRequest, now_us: int) -> Phase | None:
+    """One message of Envoy's as one phase; None for a message of a kind we did not ask for."""
+    kind = message.WhichOneof("request")
+    if kind == "response_body":
+        return Body("response", message.response_body.body, message.response_body.end_of_stream)
+    if kind == "request_body":
+        return Body("request", message.request_body.body, message.request_body.end_of_stream)
+    if kind == "request_headers":
+        return _request_head(message, now_us)
+    if kind == "response_headers":
+        return _response_head(message)
+    if kind == "request_trailers":
+        return Trailers("request", Headers(_fields(message.request_trailers.trailers)[1]))
+    if kind == "response_trailers":
+        return Trailers("response", Headers(_fields(message.response_trailers.trailers)[1]))
+    return None
+
+
+def _fields(header_map: envoy_core_pb2.HeaderMap) -> tuple[dict[str, str], list[tuple[str, bytes]]]:
+    pseudo: dict[str, str] = {}
+    items: list[tuple[str, bytes]] = []
+    for field in header_map.headers:
+        key = field.key
+        if key[:1] == ":":
+            pseudo[key] = (field.raw_value or field.value.encode()).decode("utf-8", "surrogateescape")
+        else:
+            items.append((key, field.raw_value or field.value.encode()))
+    return pseudo, items
+
+
+def _attributes(message: ProcessingRequest) -> dict[str, str]:
+    struct = message.attributes.get(_ATTRIBUTES)
+    if struct is None:
+        return {}
+    return {name: value.string_value for name, value in struct.fields.items()}
+
+
+def _request_head(message: ProcessingRequest, now_us: int) -> RequestHead:
+    pseudo, items = _fields(message.request_headers.headers)
+    attributes = _attributes(message)
+    path, _, query = pseudo.get(":path", "").partition("?")
+    exchange = Exchange(
+        exchange_id=_exchange_id(attributes.get("request.id", "")),
+        connection=attributes.get("xds.route_name", "").partition("@")[0],
+        method=pseudo.get(":method", ""),
+        scheme=pseudo.get(":scheme", ""),
+        authority=pseudo.get(":authority", ""),
+        path=path,
+        query=query,
+        headers=Headers(items),
+        received_us=now_us,
+        protocol=attributes.get("request.protocol", ""),
+        source_address=attributes.get("source.address", ""),
+        sni=attributes.get("connection.requested_server_name", ""),
+    )
+    return RequestHead(exchange, attributes.get("xds.route_name", ""), message.request_headers.end_of_stream)
+
+
+def _response_head(message: ProcessingRequest) -> ResponseHead:
+    pseudo, items = _fields(message.response_headers.headers)
+    attributes = _attributes(message)
+    status = pseudo.get(":status", "0")
+    return ResponseHead(
+        status=int(status) if status.isdigit() else 0,
+        headers=Headers(items),
+        code_details=attributes.get("response.code_details", ""),
+        upstream_address=attributes.get("upstream.address", ""),
+        last=message.response_headers.end_of_stream,
+    )
+
+
+def _exchange_id(text: str) -> UUID:
+    """Envoy's request id. Envoy makes it and strips the client's, so anything else is a fault of our configuration;
+    a fresh id keeps the record whole even then."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return uuid4()
+
+
+# --- answers -------------------------------------------------------------------------------------------------------
+
+
+def forward_request(
+    *, remove: Iterable[str], put: Sequence[tuple[str, bytes]], path: str | None = None
+) -> ProcessingResponse:
+    """Let the request's head go on, with the verdict the RBAC guard asks for.
+
+    Envoy removes before it sets, so a name in both occurs exactly once afterwards.
+    """
+    answer = ProcessingResponse()
+    common = answer.request_headers.response
+    mutation = common.header_mutation
+    mutation.remove_headers.extend(remove)
+    for name, value in put:
+        _put(mutation.set_headers.add(), name, value)
+    if path is not None:
+        _put(mutation.set_headers.add(), ":path", path.encode("utf-8", "surrogateescape"))
+    answer.dynamic_metadata.CopyFrom(_VERDICT)
+    return answer
+
+
+def _put(option: envoy_core_pb2.HeaderValueOption, name: str, value: bytes) -> None:
+    option.header.key = name
+    option.header.raw_value = value
+    option.append_action = _OVERWRITE
+
+
+def forward_request_body(data: bytes, last: bool) -> list[ProcessingResponse]:
+    """Release request body bytes (FULL_DUPLEX_STREAMED: every byte goes back to Envoy)."""
+    answers = []
+    pieces = [data[i : i + MAX_STREAMED_CHUNK] for i in range(0, len(data), MAX_STREAMED_CHUNK)] or [b""]
+    for number, piece in enumerate(pieces, 1):
+        answer = ProcessingResponse()
+        streamed = answer.request_body.response.body_mutation.streamed_response
+        streamed.body = piece
+        streamed.end_of_stream = last and number == len(pieces)
+        answers.append(answer)
+    return answers
+
+
+def forward_response_head(changes: Sequence[tuple[str, bytes]] = ()) -> ProcessingResponse:
+    """Let the response's head go on; `changes` replaces every occurrence of the named fields."""
+    answer = ProcessingResponse()
+    answer.response_headers.SetInParent()
+    if changes:
+        mutation = answer.response_headers.response.header_mutation
+        mutation.remove_headers.extend(sorted({name for name, _ in changes}))
+        for name, value in changes:
+            option = mutation.set_headers.add()
+            _put(option, name, value)
+            option.append_action = envoy_core_pb2.HeaderValueOption.APPEND_IF_EXISTS_OR_ADD
+    return answer
+
+
+def forward_response_body(data: bytes, released: bytes) -> ProcessingResponse:
+    """Acknowledge a response chunk (STREAMED): as it came, or with other bytes in its place."""
+    answer = ProcessingResponse()
+    if released == data:
+        answer.response_body.SetInParent()
+    elif released:
+        answer.response_body.response.body_mutation.body = released
+    else:
+        answer.response_body.response.body_mutation.clear_body = True
+    return answer
+
+
+def forward_trailers(direction: Direction) -> ProcessingResponse:
+    answer = ProcessingResponse()
+    (answer.request_trailers if direction == "request" else answer.response_trailers).SetInParent()
+    return answer
+
+
+def refuse(deny: Deny, exchange_id: UUID) -> ProcessingResponse:
+    """An answer of our own that tells the client what, why and what to do next, as JSON."""
+    body: dict[str, str] = {"reason": deny.reason, "message": deny.message, "exchange_id": str(exchange_id)}
+    if deny.remedy:
+        body["remedy"] = deny.remedy
+    return reply(deny.http_status, body, details=deny.reason)
+
+
+def reply(status: int, body: dict[str, object] | dict[str, str], *, details: str) -> ProcessingResponse:
+    answer = ProcessingResponse()
+    immediate = answer.immediate_response
+    immediate.status.code = status  # type: ignore[assignment]  # an open enum: see envoy_type.proto
+    _put(immediate.headers.set_headers.add(), "content-type", b"application/json")
+    immediate.body = json.dumps(body, ensure_ascii=False).encode() + b"\n"
+    immediate.details = details.replace(" ", "_")
+    return answer
+
+
+# --- the access log --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AccessEntry:
+    """How Envoy says a stream ended. `outcome` as in the ledger; empty where Envoy saw nothing wrong."""
+
+    exchange_id: UUID
+    route: str
+    outcome: str
+    details: str
+    status: int
+    method: str
+    authority: str
+    path: str
+    query: str
+    started_us: int
+    duration_us: int
+
+
+_GONE = ("downstream_connection_termination", "downstream_remote_reset")
+_TIMED_OUT = (
+    "upstream_request_timeout",
+    "stream_idle_timeout",
+    "upstream_max_stream_duration_reached",
+    "duration_timeout",
+)
+_RESET = (
+    "upstream_remote_reset",
+    "upstream_connection_failure",
+    "upstream_connection_termination",
+    "upstream_protocol_error",
+    "upstream_retry_limit_exceeded",
+    "upstream_overflow",
+    "no_healthy_upstream",
+    "dns_resolution_failure",
+    "local_reset",
+)
+
+
+def access_entry(entry: envoy_accesslog_data_pb2.HTTPAccessLogEntry) -> AccessEntry | None:
+    """One access log entry; None for one that carries no id of Envoy's (a connection without a request)."""
+    common = entry.common_properties
+    try:
+        exchange_id = UUID(entry.request.request_id or common.stream_id)
+    except ValueError:
+        return None
+    path, _, query = entry.request.path.partition("?")
+    return AccessEntry(
+        exchange_id=exchange_id,
+        route=common.route_name,
+        outcome=_outcome(common.response_flags),
+        details=entry.response.response_code_details,
+        status=entry.response.response_code.value,
+        method=_method(entry.request.request_method),
+        authority=entry.request.authority,
+        path=path,
+        query=query,
+        started_us=common.start_time.ToMicroseconds(),
+        duration_us=common.duration.ToMicroseconds(),
+    )
+
+
+def _outcome(flags: envoy_accesslog_data_pb2.ResponseFlags) -> str:
+    for outcome, names in (("timed_out", _TIMED_OUT), ("client_gone", _GONE), ("upstream_reset", _RESET)):
+        if any(getattr(flags, name) for name in names):
+            return outcome
+    return ""
+
+
+def _method(number: int) -> str:
+    return envoy_core_pb2.RequestMethod.Name(number) if 0 < number < 10 else ""
