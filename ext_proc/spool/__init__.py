@@ -1,0 +1,1 @@
+"""Where a gate writes every event before anything passes."""
