@@ -1,29 +1,40 @@
 """The shape of douane.yaml: frozen, strict, without I/O.
 
-Each field's description is what `docs/configuration.md` and the published JSON Schema show. Paths are as written;
-`load` resolves them against the configuration file's folder.
+Each field's description is what `docs/configuration.md` and the published JSON Schema show. Paths are as written,
+unless validated with the context `{"base_dir": FOLDER}`, as `load` does: then every path is absolute.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
-from typing import Annotated, Literal
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PlainSerializer,
     StringConstraints,
+    Tag,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d)$")
 _SIZE = re.compile(r"^(\d+)(B|KiB|MiB|GiB|TiB)?$")
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$"
+SCOPE_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_:.-]{0,99}$"
+HEADER_NAME_PATTERN = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$"
+HOST_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
+LISTEN_PATTERN = r"^(\[[0-9a-fA-F:]+\]|[0-9.]+|localhost):\d{1,5}$"
+ENV_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {None: 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -54,6 +65,26 @@ def _not_an_address(value: str) -> str:
     return value
 
 
+def _absolute(value: str, info: ValidationInfo) -> str:
+    base: str | None = (info.context or {}).get("base_dir")
+    if not value or "\0" in value:
+        raise ValueError("is no path; name a file or a folder")
+    return os.path.normpath(PurePath(base) / value) if base is not None else value
+
+
+def _absolute_after(prefix: str) -> Any:
+    def resolve(value: str, info: ValidationInfo) -> str:
+        return prefix + _absolute(value[len(prefix) :], info) if value.startswith(prefix) else value
+
+    return AfterValidator(resolve)
+
+
+def _command(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    if not value[0]:
+        raise ValueError("the command's name is empty; write the program and its arguments")
+    return (_absolute(value[0], info), *value[1:]) if "/" in value[0] else value
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(_duration),
@@ -65,31 +96,29 @@ Size = Annotated[
     BeforeValidator(_size),
     WithJsonSchema({"type": ["string", "integer"], "pattern": _SIZE.pattern, "examples": ["64KiB", "1GiB"]}),
 ]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$")]
-ScopeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_:.-]{0,99}$")]
-HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$", to_lower=True)]
-Host = Annotated[
-    str,
-    StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$", to_lower=True),
-    AfterValidator(_not_an_address),
-]
-Listen = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[0-9.]+|localhost):\d{1,5}$")]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+ScopeName = Annotated[str, StringConstraints(pattern=SCOPE_NAME_PATTERN)]
+HeaderName = Annotated[str, StringConstraints(pattern=HEADER_NAME_PATTERN, to_lower=True)]
+Host = Annotated[str, StringConstraints(pattern=HOST_PATTERN, to_lower=True), AfterValidator(_not_an_address)]
+Listen = Annotated[str, StringConstraints(pattern=LISTEN_PATTERN)]
+PathText = Annotated[str, AfterValidator(_absolute)]
+"""A file or folder, relative to the folder of douane.yaml."""
 
 
 class Model(BaseModel):
     """Strict and frozen: an unknown key is an error, and a loaded configuration never changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
 
 class Store(Model):
-    url: str = "embedded:./var/store"
+    url: Annotated[str, _absolute_after("embedded:")] = "embedded:./var/store"
     """Where the ledger lives: `embedded:FOLDER`, or `clickhouse+http(s)://USER@HOST:PORT/DATABASE`."""
     password: CredentialSource | None = None
     """The writer's password on a ClickHouse server."""
     listen: Listen = "127.0.0.1:15123"
     """Where the embedded store answers ClickHouse's HTTP interface."""
-    ca_file: str | None = None
+    ca_file: PathText | None = None
     """Trust this CA bundle instead of the system's for the ClickHouse server."""
     cluster: str | None = None
     """Render the schema ON CLUSTER with Replicated engines, for this cluster name."""
@@ -103,20 +132,20 @@ class Console(Model):
 class Tls(Model):
     """Files for mutual TLS between a gate and the hub, PEM."""
 
-    cert_file: str
+    cert_file: PathText
     """This side's certificate chain."""
-    key_file: str
+    key_file: PathText
     """Its private key."""
-    ca_file: str
+    ca_file: PathText
     """The CA that signed the other side's certificate."""
 
 
 class Hub(Model):
-    path: str = "./var/hub"
+    path: PathText = "./var/hub"
     """What the hub received and has not yet handed to ClickHouse, and its state."""
-    listen: str = "unix:./var/run/hub.sock"
+    listen: Annotated[str, _absolute_after("unix:")] = "unix:./var/run/hub.sock"
     """`unix:PATH`, or `HOST:PORT` with `tls`."""
-    url: str | None = None
+    url: Annotated[str, _absolute_after("unix:")] | None = None
     """Where a gate finds the hub; by default where `listen` says."""
     tls: Tls | None = None
     """Required for a hub that is not on a unix socket."""
@@ -127,13 +156,13 @@ class Gate(Model):
     """This gate's name in the ledger."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """ext_proc processes, one unix socket each."""
-    run_dir: str = "./var/run"
+    run_dir: PathText = "./var/run"
     """Sockets, Envoy's files, logs; private to this user."""
     tls_listen: Listen | None = None
     """TLS mode: one port that serves every connection's `hosts` by SNI."""
     health_listen: Listen | None = None
     """A gate alone answers `/readyz` here."""
-    workload_token_file: str | None = None
+    workload_token_file: PathText | None = None
     """The pod's own OIDC token, for connections with `require: workload` or `both`; re-read when it changes."""
     drain: Duration = timedelta(seconds=10)
     """How long a stop waits for open exchanges and for the spool to be shipped."""
@@ -146,7 +175,7 @@ class Issuer(Model):
     """The audience that tokens must be made for; one of several suffices."""
     jwks_uri: str | None = None
     """Where the keys are; by default from the issuer's discovery document."""
-    ca_file: str | None = None
+    ca_file: PathText | None = None
     """Trust this CA bundle for the issuer, such as a Kubernetes API server's."""
     leeway: Duration = timedelta(seconds=30)
     """Tolerated clock difference."""
@@ -159,17 +188,17 @@ class Issuer(Model):
 
 
 class SourceEnv(Model):
-    env: str
+    env: Annotated[str, StringConstraints(pattern=ENV_PATTERN)]
     """The environment variable of the gate that holds the value."""
 
 
 class SourceFile(Model):
-    file: str
+    file: PathText
     """A file that holds the value; a final line break is dropped; re-read when it changes."""
 
 
 class SourceExec(Model):
-    exec: Annotated[tuple[str, ...], Field(min_length=1)]
+    exec: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_command)]
     """A command that prints the value."""
     lifetime: Duration = timedelta(minutes=5)
     """How long a printed value is used."""
@@ -177,7 +206,24 @@ class SourceExec(Model):
     """How long the command may take."""
 
 
-CredentialSource = SourceEnv | SourceFile | SourceExec
+def _source(value: Any) -> str | None:
+    """Which form a source is written in, so that only its own faults are reported."""
+    if isinstance(value, SourceEnv | SourceFile | SourceExec):
+        return "source-" + type(value).__name__.removeprefix("Source").lower()
+    named = [key for key in ("env", "file", "exec") if isinstance(value, dict) and key in value]
+    return f"source-{named[0]}" if len(named) == 1 else None
+
+
+CredentialSource = Annotated[
+    Annotated[SourceEnv, Tag("source-env")]
+    | Annotated[SourceFile, Tag("source-file")]
+    | Annotated[SourceExec, Tag("source-exec")],
+    Discriminator(
+        _source,
+        custom_error_type="source_form",
+        custom_error_message="name one source; write `env: NAME`, `file: PATH` or `exec: [PROGRAM, ...]`",
+    ),
+]
 
 
 class Credential(Model):
@@ -229,7 +275,7 @@ class Connection(Model):
     """TLS mode: the host names clients call it by."""
     upstream: str
     """Where requests go, such as https://api.example.com. Plain http is for loopback only."""
-    upstream_ca_file: str | None = None
+    upstream_ca_file: PathText | None = None
     """Trust this CA bundle instead of the system's for the upstream."""
     upstream_http2: bool = False
     """Speak HTTP/2 to a plain-http upstream (with https, ALPN decides)."""
@@ -301,7 +347,7 @@ class Masking(Model):
 
 
 class Spool(Model):
-    path: str = "./var/spool"
+    path: PathText = "./var/spool"
     """Where a gate writes before anything passes."""
     max_size: Size = 1 << 30
     """New requests are refused when it holds more than this."""

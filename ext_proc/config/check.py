@@ -1,0 +1,393 @@
+"""What one field alone cannot show: names that must exist, ports that must differ, addresses that must be loopback.
+
+Each check yields (path, reason, message, remedy); `load` adds the position. No I/O.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+from urllib.parse import SplitResult, urlsplit
+
+from ext_proc.config.models import Config, Connection
+from ext_proc.config.positions import YamlPath
+
+
+class Problem(NamedTuple):
+    path: YamlPath
+    reason: str
+    message: str
+    remedy: str
+
+
+_REQUEST = re.compile(r"(\*|[A-Z]+(?:-[A-Z]+)*) (/\S*)")
+_SEGMENT = re.compile(r"[^{}*]*|\{[A-Za-z_][A-Za-z0-9_]*\}|\*\*")
+_JSON_STEP = re.compile(r"\.{1,2}[A-Za-z_][\w-]*|\[\*\]|\[\d+\]")
+_GATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_STORE_URL = "embedded:FOLDER or clickhouse+https://USER@HOST:PORT/DATABASE"
+# Fields that frame a message or name its target; a token or a credential in them would break the request.
+_RESERVED = frozenset(
+    "host content-length transfer-encoding connection upgrade te trailer keep-alive proxy-connection expect "
+    "content-type content-encoding x-request-id".split()
+)
+
+
+def check(config: Config) -> Iterator[Problem]:
+    """Everything that is wrong across fields, in no particular order."""
+    checks: tuple[Callable[[Config], Iterable[Problem]], ...] = (
+        _store,
+        _hub,
+        _gate,
+        _listeners,
+        _issuers,
+        _connections,
+        _hosts,
+        _grants,
+        _policies,
+        _masking,
+    )
+    for one in checks:
+        yield from one(config)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address, without port or brackets, is this machine's loopback."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """`[::1]:80` as (`::1`, 80)."""
+    host, _, port = listen.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _url(text: str) -> SplitResult | None:
+    """The URL's parts, or None when it is none or its port is not one."""
+    try:
+        parts = urlsplit(text)
+        return parts if parts.hostname and parts.port != 0 else None
+    except ValueError:
+        return None
+
+
+def _store(config: Config) -> Iterator[Problem]:
+    path = ("store", "url")
+    url = config.store.url
+    if url.startswith("embedded:"):
+        if not is_loopback(split_listen(config.store.listen)[0]):
+            yield _beyond(("store", "listen"), "the embedded store speaks plain HTTP", "127.0.0.1:15123")
+        return
+    parts = _url(url)
+    if parts is None or parts.scheme not in ("clickhouse+http", "clickhouse+https"):
+        yield Problem(path, "config.store_url", f"{url!r} is no store", f"Write {_STORE_URL}.")
+        return
+    if parts.password is not None:
+        yield Problem(
+            path, "config.store_url", "a password does not belong in the URL", "Name its source in `store.password`."
+        )
+    database = parts.path.strip("/")
+    if not parts.username or not re.fullmatch(r"[A-Za-z_]\w*", database) or parts.query or parts.fragment:
+        yield Problem(path, "config.store_url", "must name a user and one database", f"Write {_STORE_URL}.")
+    if parts.scheme == "clickhouse+http" and not is_loopback(parts.hostname or ""):
+        yield Problem(
+            path, "config.plain_http", "plain HTTP would show the ledger to the network", "Use clickhouse+https://."
+        )
+
+
+def _hub(config: Config) -> Iterator[Problem]:
+    for key, value in (("listen", config.hub.listen), ("url", config.hub.url)):
+        if value is None or (value.startswith("unix:") and len(value) > len("unix:")):
+            continue
+        path = ("hub", key)
+        if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}", value):
+            yield Problem(path, "config.value", f"{value!r} is no address", "Write unix:PATH or HOST:PORT.")
+        elif not 0 < split_listen(value)[1] < 65536:
+            yield _bad_port(path)
+        elif config.hub.tls is None:
+            yield Problem(
+                path,
+                "config.hub_tls",
+                "a hub on the network needs mutual TLS",
+                "Add hub.tls (cert_file, key_file, ca_file), or use unix:PATH.",
+            )
+
+
+def _gate(config: Config) -> Iterator[Problem]:
+    if not _GATE_NAME.fullmatch(config.gate.name):
+        yield Problem(
+            ("gate", "name"),
+            "config.value",
+            f"{config.gate.name!r} is not a gate's name",
+            "Use letters, digits and _ . -, at most 64.",
+        )
+    needs = [n for n, c in config.connections.items() if c.identity.require in ("workload", "both")]
+    if needs and config.gate.workload_token_file is None:
+        yield Problem(
+            ("connections", needs[0], "identity", "require"),
+            "config.workload_token",
+            f"{config.connections[needs[0]].identity.require!r} needs the workload's own token",
+            "Set gate.workload_token_file to the file that holds it.",
+        )
+    hosts = [n for n, c in config.connections.items() if c.hosts]
+    if hosts and config.gate.tls_listen is None:
+        yield Problem(
+            ("connections", hosts[0], "hosts"),
+            "config.tls_listen",
+            "`hosts` are served in TLS mode, which has no port",
+            "Set gate.tls_listen, such as 127.0.0.1:15443.",
+        )
+
+
+def _listeners(config: Config) -> Iterator[Problem]:
+    taken: dict[int, tuple[str, YamlPath]] = {}
+    places: list[tuple[YamlPath, str | None]] = [
+        (("console", "listen"), config.console.listen),
+        (("store", "listen"), config.store.listen if config.store.url.startswith("embedded:") else None),
+        (("gate", "tls_listen"), config.gate.tls_listen),
+        (("gate", "health_listen"), config.gate.health_listen),
+        *((("connections", name, "listen"), c.listen) for name, c in config.connections.items()),
+    ]
+    for path, listen in places:
+        if listen is None:
+            continue
+        host, port = split_listen(listen)
+        try:
+            if host != "localhost":
+                ipaddress.ip_address(host)
+        except ValueError:
+            yield Problem(path, "config.value", f"{host!r} is not an address", "Write 127.0.0.1 or [::1].")
+            continue
+        if not 0 < port < 65536:
+            yield _bad_port(path)
+            continue
+        if path[0] == "connections" and not is_loopback(host):
+            yield _beyond(
+                path, "base-URL mode is plain HTTP", "127.0.0.1 here, or TLS mode (`hosts` and gate.tls_listen)"
+            )
+        # One port for one thing: an address that covers another (0.0.0.0) would only fail when it is bound.
+        if port in taken and _overlap(host, taken[port][0]):
+            other = ".".join(str(part) for part in taken[port][1])
+            yield Problem(path, "config.duplicate_listen", f"{listen} is taken by {other}", "Choose another port.")
+        taken.setdefault(port, (host, path))
+
+
+def _overlap(one: str, other: str) -> bool:
+    everything = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
+    return one == other or one in everything or other in everything or "localhost" in (one, other)
+
+
+def _issuers(config: Config) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for name, issuer in config.issuers.items():
+        for key, value in (("issuer", issuer.issuer), ("jwks_uri", issuer.jwks_uri)):
+            if value is not None:
+                yield from _web_address(("issuers", name, key), value, query=False)
+        audiences = (issuer.audience,) if isinstance(issuer.audience, str) else issuer.audience
+        if not audiences or not all(audiences):
+            yield Problem(
+                ("issuers", name, "audience"), "config.value", "must not be empty", "Name what tokens are made for."
+            )
+        if not issuer.algorithms:
+            yield Problem(("issuers", name, "algorithms"), "config.value", "must not be empty", "Leave it out.")
+        if issuer.issuer in seen:
+            yield Problem(
+                ("issuers", name, "issuer"),
+                "config.duplicate_issuer",
+                f"is the same as issuers.{seen[issuer.issuer]}",
+                "Keep one; `audience` may be a list.",
+            )
+        seen.setdefault(issuer.issuer, name)
+
+
+def _connections(config: Config) -> Iterator[Problem]:
+    for name, connection in config.connections.items():
+        here: YamlPath = ("connections", name)
+        yield from _web_address((*here, "upstream"), connection.upstream, query=False)
+        for header in connection.identity.headers:
+            if header in _RESERVED:
+                n = connection.identity.headers.index(header)
+                yield Problem(
+                    (*here, "identity", "headers", n), "config.value", f"{header} cannot hold a token", "Remove it."
+                )
+        yield from _credentials(here, connection)
+        for scope, requests in connection.scopes.items():
+            for n, request in enumerate(requests):
+                yield from _request((*here, "scopes", scope, n), request)
+            if not requests:
+                yield Problem((*here, "scopes", scope), "config.scope", "lists no request", "Write `METHOD PATH`.")
+        if connection.undecodable == "seal" and config.recording.seal_key is None:
+            yield Problem(
+                (*here, "undecodable"),
+                "config.seal_key",
+                "`seal` needs a key",
+                "Set recording.seal_key, or write `refuse`.",
+            )
+
+
+def _credentials(here: YamlPath, connection: Connection) -> Iterator[Problem]:
+    labels: set[str] = set()
+    places: set[str] = set()
+    for n, credential in enumerate(connection.credentials):
+        path = (*here, "credentials", n)
+        kind, _, place = credential.place.partition(":")
+        if kind == "header" and place in _RESERVED:
+            yield Problem(path, "config.value", f"a credential cannot go into {place}", "Choose another header.")
+        if credential.place in places:
+            yield Problem(path, "config.duplicate_name", f"{credential.place} is filled twice", "Keep one of them.")
+        elif credential.label in labels:
+            yield Problem(
+                path, "config.duplicate_name", f"the name {credential.label} is used twice", "Give it a `name`."
+            )
+        places.add(credential.place)
+        labels.add(credential.label)
+
+
+def _hosts(config: Config) -> Iterator[Problem]:
+    taken: dict[str, str] = {}
+    for name, connection in config.connections.items():
+        for n, host in enumerate(connection.hosts):
+            if host in taken:
+                yield Problem(
+                    ("connections", name, "hosts", n),
+                    "config.duplicate_host",
+                    f"{host} belongs to connection {taken[host]} already",
+                    "A host has one connection.",
+                )
+            taken.setdefault(host, name)
+
+
+def _grants(config: Config) -> Iterator[Problem]:
+    names: set[str] = set()
+    for n, grant in enumerate(config.grants):
+        here: YamlPath = ("grants", n)
+        if grant.name in names:
+            yield _twice((*here, "name"), grant.name)
+        names.add(grant.name)
+        if grant.issuer not in config.issuers:
+            yield _unknown((*here, "issuer"), "issuer", grant.issuer, config.issuers)
+        if not grant.allow:
+            yield Problem((*here, "allow"), "config.value", "grants nothing", "Write `connection: [scope]`.")
+        for connection, scopes in grant.allow.items():
+            path = (*here, "allow", connection)
+            if connection not in config.connections:
+                yield _unknown(path, "connection", connection, config.connections)
+                continue
+            if not scopes:
+                yield Problem(path, "config.value", "grants nothing", "Name at least one scope.")
+            known = config.connections[connection].scopes
+            for m, scope in enumerate(scopes):
+                if scope not in known:
+                    yield _unknown((*path, m), "scope", scope, known)
+
+
+def _policies(config: Config) -> Iterator[Problem]:
+    names: set[str] = set()
+    for n, policy in enumerate(config.policies):
+        here: YamlPath = ("policies", n)
+        if policy.name in names:
+            yield _twice((*here, "name"), policy.name)
+        names.add(policy.name)
+        connection = policy.match.connection
+        if connection is not None and connection not in config.connections:
+            yield _unknown((*here, "match", "connection"), "connection", connection, config.connections)
+        if not policy.match.requests:
+            yield Problem((*here, "match", "requests"), "config.value", "matches nothing", "Leave it out for all.")
+        for m, request in enumerate(policy.match.requests):
+            yield from _request((*here, "match", "requests", m), request)
+        if policy.json_body is not None:
+            yield from _json_path((*here, "json", "path"), policy.json_body.path)
+
+
+def _masking(config: Config) -> Iterator[Problem]:
+    for n, text in enumerate(config.masking.json_paths):
+        path: YamlPath = ("masking", "json", n)
+        bad = list(_json_path(path, text))
+        yield from bad
+        if not bad and not re.search(r"[A-Za-z_]", text):
+            yield Problem(
+                path,
+                "config.whole_body",
+                f"{text!r} would mask whole bodies, which would switch recording off",
+                "Name the fields, such as $.user.email.",
+            )
+
+
+def _json_path(path: YamlPath, text: str) -> Iterator[Problem]:
+    steps = text[1:]
+    while steps and (match := _JSON_STEP.match(steps)):
+        steps = steps[match.end() :]
+    if not text.startswith("$") or steps:
+        if re.fullmatch(r"\$?[.*\[\]]*", text):
+            yield Problem(
+                path,
+                "config.whole_body",
+                f"{text!r} names whole bodies, not a field",
+                "Name the fields, such as $.user.email.",
+            )
+            return
+        yield Problem(
+            path,
+            "config.json_path",
+            f"{text!r} is no JSON path",
+            "Write $.name, $..name, [*] and [0], such as $.items[*].key.",
+        )
+
+
+def _request(path: YamlPath, text: str) -> Iterator[Problem]:
+    match = _REQUEST.fullmatch(text)
+    if not match:
+        yield Problem(path, "config.scope", f"{text!r} is not `METHOD PATH`", "Write it as in 'GET /api/v1/{id}'.")
+        return
+    segments = match[2].split("/")[1:]
+    if "?" in match[2] or "#" in match[2]:
+        yield Problem(path, "config.scope", f"{text!r} has a query", "Scopes look at the path alone.")
+        return
+    for n, segment in enumerate(segments):
+        if not _SEGMENT.fullmatch(segment) or (segment == "**" and n != len(segments) - 1):
+            yield Problem(
+                path,
+                "config.scope",
+                f"{segment!r} in {text!r} is not understood",
+                "A segment is text or {name}; ** stands at the end for the rest.",
+            )
+            return
+
+
+def _web_address(path: YamlPath, text: str, *, query: bool) -> Iterator[Problem]:
+    parts = _url(text)
+    if parts is None or parts.scheme not in ("http", "https"):
+        yield Problem(path, "config.value", f"{text!r} is no URL", "Write https://HOST, with :PORT or /PATH.")
+    elif parts.username is not None or parts.fragment or (parts.query and not query):
+        yield Problem(
+            path, "config.value", "the URL has a user, a query or a fragment", "Write https://HOST, :PORT and /PATH."
+        )
+    elif parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        yield Problem(path, "config.plain_http", f"{text} is plain HTTP beyond this machine", "Use https://.")
+
+
+def _unknown(path: YamlPath, kind: str, name: str, known: Iterable[str]) -> Problem:
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    listed = f"Known: {', '.join(names)}." if names else f"There is no {kind} yet."
+    remedy = f"Did you mean `{near[0]}`?" if near else listed
+    return Problem(path, f"config.unknown_{kind}", f"there is no {kind} {name!r}", remedy)
+
+
+def _twice(path: YamlPath, name: str) -> Problem:
+    return Problem(path, "config.duplicate_name", f"{name!r} is used twice", "Give each its own name.")
+
+
+def _bad_port(path: YamlPath) -> Problem:
+    return Problem(path, "config.value", "a port is between 1 and 65535", "Choose a free one above 1023.")
+
+
+def _beyond(path: YamlPath, why: str, remedy: str) -> Problem:
+    return Problem(path, "config.not_loopback", f"{why}, so it must stay on this machine", f"Use {remedy}.")

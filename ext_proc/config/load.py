@@ -1,0 +1,118 @@
+"""Reads douane.yaml: text -> data with positions -> models -> checks across fields. All faults at once, with places."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ext_proc.config.check import check
+from ext_proc.config.explain import explain, raise_all
+from ext_proc.config.models import Config
+from ext_proc.config.positions import Positions, YamlPath, read, show
+from ext_proc.errors import ConfigError
+
+MAX_BYTES = 1 << 20  # it travels to the workers and into the ledger as one message
+
+# Sections whose defaults hold paths: written out before validation, so that these are resolved as well.
+_SECTIONS: tuple[YamlPath, ...] = (("store",), ("hub",), ("gate",), ("recording",), ("recording", "spool"))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A valid configuration. Every path in `config` is absolute.
+
+    `text` is the file as UTF-8 without a byte order mark and with \\n line ends; `digest` is its SHA-256 in hex,
+    which exchanges carry and the ledger's `configs` explain. `path` is where it came from.
+    """
+
+    config: Config
+    text: str
+    digest: str
+    path: Path
+    positions: Positions = field(repr=False, compare=False)
+
+    def where(self, *path: str | int) -> str:
+        """`file:line:column` of a YAML path, for faults that only a later step can see."""
+        return self.positions.where(path)
+
+
+def load(path: Path) -> Loaded:
+    """Read and check the file. ConfigError (ConfigErrors for several) when it cannot be used."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(
+            "config.missing", "there is no such file", where=str(path), remedy="`douane init` writes one; -c names one."
+        ) from None
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise ConfigError("config.unreadable", f"cannot be read: {why}", where=str(path)) from None
+    if len(raw) > MAX_BYTES:
+        raise ConfigError("config.unreadable", f"is larger than {MAX_BYTES >> 10} KiB", where=str(path))
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ConfigError(
+            "config.syntax", "is not UTF-8", where=f"{path}:{line}:1", remedy="Save it as UTF-8."
+        ) from None
+    return parse(text, str(path), path.absolute().parent)
+
+
+def parse(text: str, origin: str, base_dir: Path) -> Loaded:
+    """Check a configuration's text. Relative paths mean `base_dir`; `origin` is what errors call the file."""
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    data, positions = read(text, origin)
+    if not isinstance(data, dict):
+        raise ConfigError(
+            "config.value", "is no mapping of keys", where=f"{origin}:1:1", remedy="`douane init` writes an example."
+        )
+    try:
+        config = Config.model_validate(_with_sections(data), context={"base_dir": str(base_dir)})
+    except ValidationError as error:
+        raise_all(_in_order(explain(error, data, positions)))
+        raise  # explain() never returns nothing
+    raise_all(
+        _in_order(
+            [
+                ConfigError(p.reason, f"{show(p.path)}: {p.message}", where=positions.where(p.path), remedy=p.remedy)
+                for p in check(config)
+            ]
+        )
+    )
+    return Loaded(config, text, hashlib.sha256(text.encode()).hexdigest(), Path(origin), positions)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of douane.yaml (2020-12), for editors and for `douane schema --json-schema`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "douane.yaml",
+        **Config.model_json_schema(),
+    }
+
+
+def _with_sections(data: dict[str, Any]) -> dict[str, Any]:
+    data = dict(data)
+    for *above, key in _SECTIONS:
+        parent = data
+        for part in above:
+            child = parent.get(str(part))
+            if not isinstance(child, dict):
+                break
+            parent[str(part)] = parent = dict(child)
+        else:
+            parent.setdefault(str(key), {})
+    return data
+
+
+def _in_order(errors: list[ConfigError]) -> list[ConfigError]:
+    def place(error: ConfigError) -> tuple[int, int]:
+        _, line, column = error.where.rsplit(":", 2)
+        return int(line), int(column)
+
+    return sorted(errors, key=place)
