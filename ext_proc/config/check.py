@@ -10,8 +10,8 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
-from urllib.parse import SplitResult, urlsplit
 
+from ext_proc.config.addresses import is_loopback, overlap, split_listen, split_url
 from ext_proc.config.models import Config, Connection
 from ext_proc.config.positions import YamlPath
 
@@ -30,8 +30,10 @@ _GATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _STORE_URL = "embedded:FOLDER or clickhouse+https://USER@HOST:PORT/DATABASE"
 # Fields that frame a message or name its target; a token or a credential in them would break the request.
 _RESERVED = frozenset(
-    "host content-length transfer-encoding connection upgrade te trailer keep-alive proxy-connection expect "
-    "content-type content-encoding x-request-id".split()
+    (
+        *("host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "keep-alive"),
+        *("proxy-connection", "expect", "content-type", "content-encoding", "x-request-id"),
+    )
 )
 
 
@@ -53,31 +55,6 @@ def check(config: Config) -> Iterator[Problem]:
         yield from one(config)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address, without port or brackets, is this machine's loopback."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def split_listen(listen: str) -> tuple[str, int]:
-    """`[::1]:80` as (`::1`, 80)."""
-    host, _, port = listen.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _url(text: str) -> SplitResult | None:
-    """The URL's parts, or None when it is none or its port is not one."""
-    try:
-        parts = urlsplit(text)
-        return parts if parts.hostname and parts.port != 0 else None
-    except ValueError:
-        return None
-
-
 def _store(config: Config) -> Iterator[Problem]:
     path = ("store", "url")
     url = config.store.url
@@ -85,7 +62,7 @@ def _store(config: Config) -> Iterator[Problem]:
         if not is_loopback(split_listen(config.store.listen)[0]):
             yield _beyond(("store", "listen"), "the embedded store speaks plain HTTP", "127.0.0.1:15123")
         return
-    parts = _url(url)
+    parts = split_url(url)
     if parts is None or parts.scheme not in ("clickhouse+http", "clickhouse+https"):
         yield Problem(path, "config.store_url", f"{url!r} is no store", f"Write {_STORE_URL}.")
         return
@@ -173,15 +150,10 @@ def _listeners(config: Config) -> Iterator[Problem]:
                 path, "base-URL mode is plain HTTP", "127.0.0.1 here, or TLS mode (`hosts` and gate.tls_listen)"
             )
         # One port for one thing: an address that covers another (0.0.0.0) would only fail when it is bound.
-        if port in taken and _overlap(host, taken[port][0]):
+        if port in taken and overlap(host, taken[port][0]):
             other = ".".join(str(part) for part in taken[port][1])
             yield Problem(path, "config.duplicate_listen", f"{listen} is taken by {other}", "Choose another port.")
         taken.setdefault(port, (host, path))
-
-
-def _overlap(one: str, other: str) -> bool:
-    everything = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
-    return one == other or one in everything or other in everything or "localhost" in (one, other)
 
 
 def _issuers(config: Config) -> Iterator[Problem]:
@@ -362,7 +334,7 @@ def _request(path: YamlPath, text: str) -> Iterator[Problem]:
 
 
 def _web_address(path: YamlPath, text: str, *, query: bool) -> Iterator[Problem]:
-    parts = _url(text)
+    parts = split_url(text)
     if parts is None or parts.scheme not in ("http", "https"):
         yield Problem(path, "config.value", f"{text!r} is no URL", "Write https://HOST, with :PORT or /PATH.")
     elif parts.username is not None or parts.fragment or (parts.query and not query):

@@ -37,7 +37,7 @@ _WANTED = {
 }
 
 
-class ConfigErrors(ConfigError):
+class ConfigErrors(ConfigError):  # noqa: N818 (the plural says what it is)
     """Several things are wrong at once; `errors` holds each. It reads as the first, and says how many follow."""
 
     def __init__(self, errors: Iterable[ConfigError]) -> None:
@@ -74,6 +74,12 @@ def explain(error: ValidationError, data: Any, positions: Positions) -> list[Con
             )
             continue
         found.setdefault((path, detail["type"]), _one(detail, path, positions))
+    for path, kind in list(found):
+        if kind == "missing" and any(
+            other_kind == "extra_forbidden" and other[:-1] == path[:-1] and _near(str(other[-1]), [str(path[-1])])
+            for other, other_kind in found
+        ):
+            del found[path, kind]  # it is there, misspelt
     faulty = [path for path, _ in found]
     # A list where text was possible too: what is wrong inside the list says more.
     return [
@@ -111,9 +117,8 @@ def _one(detail: ErrorDetails, path: YamlPath, positions: Positions) -> ConfigEr
         )
     if kind == "extra_forbidden":
         return _unknown_key(path, positions)
-    where = positions.where_value(path)
-    if detail["loc"][-1] == "[key]":
-        where = positions.where(path)
+    whole = isinstance(detail["input"], dict) or detail["loc"][-1] == "[key]"
+    where = positions.where(path) if whole else positions.where_value(path)
     given = _given(detail["input"])
     if kind == "literal_error":
         message, remedy = f"must be {context['expected']}, not {given}", ""
@@ -133,9 +138,13 @@ def _one(detail: ErrorDetails, path: YamlPath, positions: Positions) -> ConfigEr
 
 def _unknown_key(path: YamlPath, positions: Positions) -> ConfigError:
     key, known = str(path[-1]), keys_at(path[:-1])
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    near = _near(key, known)
     remedy = f"Did you mean `{near[0]}`?" if near else f"Known here: {', '.join(known)}."
     return ConfigError("config.unknown_key", f"{show(path)}: unknown key", where=positions.where(path), remedy=remedy)
+
+
+def _near(key: str, known: list[str]) -> list[str]:
+    return difflib.get_close_matches(key, known, n=1, cutoff=0.6)
 
 
 def keys_at(path: YamlPath) -> list[str]:
