@@ -1,6 +1,6 @@
 """Envoy's ext_proc messages <-> our types. With `server`, the only place that knows them.
 
-Source: envoy.service.ext_proc.v3 (external_processor.proto); what Envoy does with each answer is in docs/architecture.md.
+Source: envoy.service.ext_proc.v3 (external_processor.proto). What Envoy does with each answer: docs/architecture.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One HTTP exchange as the pipeline sees it: multi-valued headers, phases as types, no I/O.
 
-The types enforce the order of the stages: `Exchange -> Identified -> Authorized -> Approved`.
+The types enforce the order of the stages: `Exchange -> Identified -> Authorized`.
 """
 
 from __future__ import annotations
@@ -93,13 +93,3 @@ class Authorized:
     identified: Identified
     grant: str
     scope: str
-    policy: str = ""
-    operation: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Approved:
-    """An authorized exchange that needs no person, or has one's approval."""
-
-    authorized: Authorized
-    approval_id: str = ""

@@ -1,0 +1,152 @@
+"""The composition root: the only place that chooses adapters. `python -m ext_proc.app worker|hub|store -c FILE`.
+
+Each role imports only what it needs: a worker must not carry the hub, nor the hub chDB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import ctypes
+import gc
+import logging
+import os
+import resource
+import secrets
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ext_proc.config import Loaded
+
+log = logging.getLogger("douane.app")
+
+_PR_SET_DUMPABLE = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m ext_proc.app", description=__doc__)
+    parser.add_argument("role", choices=("worker", "hub", "store"))
+    parser.add_argument("-c", "--config", type=Path, required=True)
+    parser.add_argument("--slot", type=int, default=0)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    keep_memory_private()
+    from ext_proc.config import load
+
+    loaded = load(options.config)
+    if options.role == "worker":
+        asyncio.run(run_worker(loaded, options.slot))
+    elif options.role == "hub":
+        from ext_proc.hub.server import serve
+
+        asyncio.run(serve(loaded.config))
+    else:
+        from ext_proc.hub.store import serve as serve_store
+
+        serve_store(loaded.config.store, Path(loaded.config.store.url.removeprefix("embedded:")))
+
+
+def keep_memory_private() -> None:
+    """No core dumps, and no reading of our memory or environment by other processes of the same user."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+async def run_worker(loaded: Loaded, slot: int) -> None:
+    """One ext_proc worker: Envoy's requests, the journal of its slot, and the shipping of it."""
+    from ext_proc.config import parse
+    from ext_proc.hubclient import Authority, HubClient
+    from ext_proc.runtime import Runtime
+    from ext_proc.server import Servicer, make_server
+    from ext_proc.shipper import Shipper
+    from ext_proc.spool import Spool
+    from ext_proc.xds.naming import worker_socket
+
+    settings = loaded.config
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    client = HubClient(settings.hub)
+    runtime = Runtime(Authority(client), _fingerprint_key(loaded), _seal_key(loaded))
+    spool = Spool.open(
+        Path(settings.recording.spool.path),
+        slot,
+        slots=settings.gate.workers,
+        max_size=settings.recording.spool.max_size // settings.gate.workers,
+        max_lag=settings.recording.spool.max_lag,
+        durability=settings.recording.durability,
+    )
+    shipper = Shipper(spool, client, gate=settings.gate.name)
+
+    def apply(text: str, origin: str) -> str:
+        changed = parse(text, origin, loaded.path.parent)
+        snapshot = runtime.apply(changed)
+        spool.append(_config_event(snapshot.digest, text, origin))
+        return snapshot.digest
+
+    apply(loaded.text, str(loaded.path))
+    servicer = Servicer(runtime, spool, apply)
+    socket = Path(settings.gate.run_dir) / worker_socket(slot)
+    with contextlib.suppress(FileNotFoundError):
+        socket.unlink()
+    os.umask(0o177)
+    server = make_server(servicer, socket)
+    await server.start()
+    os.umask(0o077)
+    # what was loaded so far lives as long as the process; scanning it on each collection would only cost time
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+    shipping = asyncio.create_task(shipper.run())
+    log.info("worker %d serves %s", slot, socket)
+    await stopping.wait()
+    deadline = settings.gate.drain.total_seconds()
+    await server.stop(grace=deadline / 2)
+    left = await shipper.drain(deadline / 2)
+    shipping.cancel()
+    spool.close()
+    if left:
+        log.error("worker %d stops with %d bytes unshipped; the next start ships them", slot, left)
+
+
+def _config_event(digest: str, text: str, origin: str) -> object:
+    from ext_proc.pb import journal_pb2
+    from ext_proc.stream import now_us
+
+    return journal_pb2.Event(at_us=now_us(), config=journal_pb2.Config(digest=digest, text=text, origin=origin))
+
+
+def _fingerprint_key(loaded: Loaded) -> bytes:
+    """The configured key, or one made once and kept beside the spool, so that equal secrets look equal for as long."""
+    source = loaded.config.masking.fingerprint_key
+    if source is not None:
+        from ext_proc.credentials import read_once
+
+        return read_once(source)
+    path = Path(loaded.config.recording.spool.path) / "fingerprint.key"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    made = path.with_suffix(f".{os.getpid()}")
+    made.write_bytes(secrets.token_bytes(32))
+    made.chmod(0o600)
+    with contextlib.suppress(FileExistsError):
+        os.link(made, path)  # the first worker's key stands
+    made.unlink()
+    return path.read_bytes()
+
+
+def _seal_key(loaded: Loaded) -> bytes | None:
+    source = loaded.config.recording.seal_key
+    if source is None:
+        return None
+    from ext_proc.credentials import read_once
+
+    return base64.b64decode(read_once(source), validate=True)
+
+
+if __name__ == "__main__":
+    main()

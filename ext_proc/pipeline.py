@@ -1,0 +1,107 @@
+"""The order of the stages, their deadlines, and the one place where a fault becomes a denial.
+
+    0 protocol    what no request may do                     stages/protocol.py
+    1 identity    Exchange   -> Identified                   stages/identity.py
+    2 policy      Identified -> Authorized                   stages/policy.py
+    4 credential  Authorized -> what changes on the way out  stages/credential.py
+    5 record      around all of them                         stages/record.py, driven by `stream`
+
+(3 is the approval of a held request; the numbers are those of docs/architecture.md.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from ext_proc.decision import Deny
+from ext_proc.errors import DouaneError, ProtocolError
+from ext_proc.exchange import Authorized, Exchange, Identified
+from ext_proc.oidc import Presented
+from ext_proc.runtime import CompiledConnection, Snapshot
+from ext_proc.stages import protocol
+from ext_proc.stages.credential import Injected
+
+log = logging.getLogger("douane.pipeline")
+
+STAGE_DEADLINE_S = 15.0
+"""No stage may take longer; an OIDC discovery or an `exec` credential is bounded well below."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A request that may pass: who, by which grant, and how its head changes."""
+
+    authorized: Authorized
+    injected: Injected
+
+
+class Pipeline:
+    """Decides one request on one connection of one snapshot. Stateless, so a stream may make its own."""
+
+    def __init__(self, snapshot: Snapshot, connection: CompiledConnection) -> None:
+        self._snapshot = snapshot
+        self._connection = connection
+
+    async def identify(self, exchange: Exchange, presented: Presented) -> Identified | Deny:
+        """Stages 0 and 1, on the request's head alone: an unknown caller cannot make us hold a body."""
+
+        async def stages() -> Identified:
+            protocol.check(exchange)
+            return await self._snapshot.identity.run(exchange, self._connection.config.identity, presented)
+
+        return await _guarded(stages())
+
+    def needs_body(self, exchange: Exchange) -> bool:
+        return self._snapshot.policy.needs_body(exchange.connection, exchange.method, exchange.path)
+
+    async def authorize(self, identified: Identified, body: bytes | None) -> Passage | Deny:
+        """Stages 2 and 4, with the whole body as sent, or None where it is streamed past the decision."""
+
+        async def stages() -> Passage | Deny:
+            complete = replace(identified, exchange=replace(identified.exchange, body=body))
+            authorized = self._snapshot.policy.run(complete)
+            if isinstance(authorized, Deny):
+                return authorized
+            return Passage(authorized, await self._connection.credential.run(identified.exchange))
+
+        return await _guarded(stages())
+
+
+async def _guarded(stages: Awaitable[T]) -> T | Deny:
+    try:
+        async with asyncio.timeout(STAGE_DEADLINE_S):
+            return await stages
+    except DouaneError as fault:
+        return denial(fault)
+    except TimeoutError:
+        return Deny("gate.deadline", "a check took too long", http_status=503, remedy="Try again.")
+    except Exception:
+        log.exception("a stage failed; the request is refused")
+        return Deny(
+            "gate.fault", "this gate failed to check the request", http_status=500, remedy="See the gate's log."
+        )
+
+
+def denial(fault: DouaneError) -> Deny:
+    """The denial a fault amounts to. What is for the operator goes to the log, never to the client."""
+    if fault.detail:
+        log.warning("%s: %s (%s)", fault.reason, fault.message, fault.detail)
+    return Deny(fault.reason, fault.message, http_status=fault.http_status, remedy=fault.remedy)
+
+
+def unknown_route(route: str) -> Deny:
+    return denial(
+        ProtocolError(
+            "config.unknown_route",
+            "this gate does not know the connection that Envoy chose",
+            remedy="Try again; if it lasts, see the gate's log.",
+            http_status=503,
+            detail=f"route {route!r}",
+        )
+    )

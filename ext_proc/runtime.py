@@ -1,0 +1,123 @@
+"""Compiles a configuration into what a stream needs, and swaps it atomically. A stream keeps what it began with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ext_proc import config
+from ext_proc.credentials import Credentials
+from ext_proc.exchange import Exchange
+from ext_proc.masking import ExchangeMasker, Known, Masker
+from ext_proc.oidc import KeySets, Presented, Verifier
+from ext_proc.rules import Grants, Policies
+from ext_proc.stages.credential import CredentialStage
+from ext_proc.stages.identity import IdentityStage, WorkloadToken
+from ext_proc.stages.policy import PolicyStage
+from ext_proc.stages.session import SessionEndpoint
+from ext_proc.xds.naming import route_name
+
+if TYPE_CHECKING:
+    from ext_proc.hubclient import Authority
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledConnection:
+    name: str
+    route: str
+    config: config.Connection
+    credentials: Credentials
+    credential: CredentialStage
+    placeholder_headers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One configuration, compiled. Immutable."""
+
+    digest: str
+    text: str
+    identity: IdentityStage
+    policy: PolicyStage
+    sessions: SessionEndpoint
+    masker: Masker
+    connections: dict[str, CompiledConnection]
+
+    def exchange_masker(
+        self,
+        connection: CompiledConnection,
+        exchange: Exchange,
+        presented: Presented,
+        secrets: Sequence[tuple[str, bytes]],
+    ) -> ExchangeMasker:
+        """The masker of one exchange: the caller's tokens, what it sent in a credential's place, and the real ones."""
+        known = [Known(f"credential:{label}", value, redact=True) for label, value in secrets]
+        known += [Known("token", token, redact=False) for token in presented.secrets]
+        known += [
+            Known("placeholder", value, redact=False)
+            for name in connection.placeholder_headers
+            for value in exchange.headers.all(name)
+            if value
+        ]
+        return self.masker.exchange(known)
+
+
+class Runtime:
+    """The current snapshot and the one before it, for streams that Envoy routed by the former routes."""
+
+    def __init__(self, authority: Authority, fingerprint_key: bytes, seal_key: bytes | None) -> None:
+        self._authority = authority
+        self._fingerprint_key = fingerprint_key
+        self._seal_key = seal_key
+        self._keysets = KeySets()
+        self._snapshots: tuple[Snapshot, ...] = ()
+
+    @property
+    def current(self) -> Snapshot:
+        return self._snapshots[0]
+
+    def apply(self, loaded: config.Loaded) -> Snapshot:
+        """Compile and make current. Raises ConfigError and keeps the last good one."""
+        snapshot = self._compile(loaded)
+        self._snapshots = (snapshot, *self._snapshots[:1])
+        return snapshot
+
+    def lookup(self, route: str) -> tuple[Snapshot, CompiledConnection] | None:
+        """The newest snapshot that has exactly this route: connection and upstream. A credential is thus never sent to
+        an upstream that it was not configured with."""
+        for snapshot in self._snapshots:
+            connection = snapshot.connections.get(route)
+            if connection is not None:
+                return snapshot, connection
+        return None
+
+    def _compile(self, loaded: config.Loaded) -> Snapshot:
+        settings = loaded.config
+        verifier = Verifier(settings.issuers, self._keysets)
+        token_file = settings.gate.workload_token_file
+        connections = {}
+        for name, connection in settings.connections.items():
+            credentials = Credentials(connection.credentials)
+            route = route_name(name, connection)
+            headers = [c.place.removeprefix("header:") for c in connection.credentials if c.query is None]
+            connections[route] = CompiledConnection(
+                name=name,
+                route=route,
+                config=connection,
+                credentials=credentials,
+                credential=CredentialStage(credentials, connection.identity.headers),
+                placeholder_headers=tuple(dict.fromkeys((*headers, *connection.identity.headers))),
+            )
+        return Snapshot(
+            digest=loaded.digest,
+            text=loaded.text,
+            identity=IdentityStage(verifier, self._authority, WorkloadToken(Path(token_file)) if token_file else None),
+            policy=PolicyStage(Grants(settings), Policies(settings)),
+            sessions=SessionEndpoint(self._authority),
+            masker=Masker(
+                settings.masking, self._fingerprint_key, settings.recording.max_decoded, seal_key=self._seal_key
+            ),
+            connections=connections,
+        )

@@ -1,0 +1,96 @@
+"""Stage 1: who calls. `Exchange -> Identified`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ext_proc.errors import IdentityError
+from ext_proc.exchange import Caller, Exchange, Identified, SignedClaims
+from ext_proc.oidc import Presented, Verifier, caller, find_tokens, is_session_key
+
+if TYPE_CHECKING:
+    from ext_proc.config import ConnectionIdentity
+
+
+class SessionKeys(Protocol):
+    """The hub's authority, as far as this stage needs it."""
+
+    async def resolve_session(self, key: str) -> tuple[str, str, SignedClaims] | None:
+        """(connection, issuer name, claims) of a live session key; None when unknown, revoked or expired."""
+        ...
+
+
+class WorkloadToken:
+    """The pod's own token, re-read when the file changes (the kubelet replaces it)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, int, int] = (0, 0, 0)
+        self._token = ""
+
+    def read(self) -> str:
+        try:
+            stat = self._path.stat()
+            stamp = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+            if stamp != self._stamp:
+                self._token = self._path.read_text("ascii").strip()
+                self._stamp = stamp
+        except (OSError, UnicodeDecodeError) as error:
+            raise IdentityError(
+                "identity.workload_unavailable",
+                "this gate cannot read its workload token",
+                remedy="Check gate.workload_token_file.",
+                http_status=503,
+                retryable=True,
+                detail=str(error),
+            ) from error
+        return self._token
+
+
+class IdentityStage:
+    """Proves the caller, the workload, or both, as the connection requires; never one in place of the other."""
+
+    def __init__(self, verifier: Verifier, sessions: SessionKeys, workload: WorkloadToken | None) -> None:
+        self._verifier = verifier
+        self._sessions = sessions
+        self._workload = workload
+
+    def present(self, exchange: Exchange, settings: ConnectionIdentity) -> Presented:
+        """What the identity headers hold, unverified."""
+        return find_tokens(exchange.headers, settings.headers)
+
+    async def run(self, exchange: Exchange, settings: ConnectionIdentity, presented: Presented) -> Identified:
+        workload = await self._prove_workload() if settings.require in ("workload", "both") else None
+        if settings.require == "workload" and workload is not None:
+            return Identified(exchange, workload, workload)
+        return Identified(exchange, await self._prove_caller(exchange, presented.required()), workload)
+
+    async def _prove_workload(self) -> Caller:
+        if self._workload is None:
+            raise IdentityError(
+                "identity.workload_unavailable",
+                "this connection requires a workload identity and the gate has none",
+                remedy="Set gate.workload_token_file.",
+                http_status=503,
+            )
+        return caller(*await self._verifier.verify(self._workload.read()))
+
+    async def _prove_caller(self, exchange: Exchange, token: str) -> Caller:
+        if not is_session_key(token):
+            return caller(*await self._verifier.verify(token))
+        session = await self._sessions.resolve_session(token)
+        if session is None:
+            raise IdentityError(
+                "identity.session_unknown",
+                "the session key is unknown, expired or revoked",
+                remedy="Get a new one: POST /.douane/session with an OIDC token.",
+            )
+        connection, issuer, claims = session
+        if connection != exchange.connection:
+            raise IdentityError(
+                "identity.session_connection",
+                f"the session key was made for the connection {connection}",
+                remedy=f"Get one for {exchange.connection}.",
+            )
+        return caller(issuer, claims)

@@ -1,0 +1,51 @@
+"""Stage 0: what no request may do, whoever sends it. Envoy has refused what it can (smuggled lengths, escaped slashes)."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+from ext_proc.errors import ProtocolError
+from ext_proc.exchange import Exchange
+
+RESERVED_PATH = "/.douane"
+SESSION_PATH = "/.douane/session"
+
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+_OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
+
+
+def check(exchange: Exchange) -> None:
+    """Raise ProtocolError where the request could mean something else to the upstream than it does to the rules."""
+    if exchange.method not in _METHODS and not exchange.method.isalpha():
+        raise ProtocolError("request.method", f"{exchange.method[:20]!r} is not an HTTP method")
+    if exchange.method in ("TRACE", "CONNECT", "TRACK"):
+        raise ProtocolError(
+            "request.method", f"{exchange.method} is not passed on", remedy="Use another method.", http_status=405
+        )
+    for name in _OVERRIDES:
+        if exchange.headers.first(name) is not None:
+            raise ProtocolError(
+                "request.method_override",
+                f"the header {name} would change the method behind the rules",
+                remedy="Send the real method instead.",
+            )
+    if exchange.query and any(unquote(p.partition("=")[0]) == "_method" for p in exchange.query.split("&")):
+        raise ProtocolError(
+            "request.method_override",
+            "the query parameter _method would change the method behind the rules",
+            remedy="Send the real method instead.",
+        )
+    if not exchange.path.startswith("/") and not (exchange.method == "OPTIONS" and exchange.path == "*"):
+        raise ProtocolError("request.path", "the path must begin with a slash")
+    lowered = exchange.path.lower()
+    if "%00" in lowered or "\\" in lowered or "%5c" in lowered:
+        raise ProtocolError(
+            "request.path", "the path has a null byte or a backslash, which servers read in different ways"
+        )
+    if lowered.startswith(RESERVED_PATH) and exchange.path != SESSION_PATH:
+        raise ProtocolError(
+            "request.reserved_path",
+            f"{exchange.path} is not served here",
+            remedy=f"Only POST and DELETE {SESSION_PATH} are.",
+            http_status=404,
+        )

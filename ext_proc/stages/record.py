@@ -1,0 +1,238 @@
+"""Stage 5, around all others: what passes is first masked and written down.
+
+A `Recorder` lives as long as one ext_proc stream. It gathers events and writes them in one append; only then may the
+caller release the bytes they describe. It sees the request before injection, and of the credential only the name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ext_proc.decision import Deny
+from ext_proc.errors import DouaneError
+from ext_proc.exchange import Caller, Exchange, Headers
+from ext_proc.pb import journal_pb2
+
+if TYPE_CHECKING:
+    from ext_proc.masking import BodyMasker, ExchangeMasker
+    from ext_proc.spool import Spool
+
+REQUEST = journal_pb2.REQUEST
+RESPONSE = journal_pb2.RESPONSE
+
+
+def is_interactive(headers: Headers, *, upgraded: bool = False) -> bool:
+    """True where the other side may wait for each piece: upgraded streams, gRPC, server-sent events."""
+    content_type = headers.first("content-type") or b""
+    return upgraded or content_type.startswith((b"application/grpc", b"text/event-stream"))
+
+
+class Recorder:
+    """Writes one exchange into the spool, in the order in which it happens.
+
+    Methods that take body bytes return what may be released once `commit` has returned.
+    """
+
+    def __init__(self, spool: Spool, attempt: int, exchange: Exchange, masker: ExchangeMasker, digest: str) -> None:
+        self._spool = spool
+        self._attempt = attempt
+        self._exchange = exchange
+        self._masker = masker
+        self._digest = digest
+        self._id = exchange.exchange_id.bytes
+        self._pending: list[journal_pb2.Event] = []
+        self._started = time.monotonic_ns()
+        self._bodies: dict[int, BodyMasker] = {}
+        self._opened = False
+        self._response_headers = Headers()
+        self._response_interactive = False
+        self.code_details = ""
+        self.started = False  # something of this exchange is in the journal
+        self.response_started = False  # the response's head has left: only a cut can stop the rest
+        self.closed = False
+
+    # --- the request -------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """The request's head as the client sent it, masked."""
+        exchange, masker = self._exchange, self._masker
+        opened = self._event(at_us=exchange.received_us).opened
+        opened.connection = exchange.connection
+        opened.method = exchange.method
+        opened.scheme = exchange.scheme
+        opened.host = exchange.authority
+        opened.path, path_masks = masker.text("path", _clean(exchange.path))
+        opened.query, query_masks = masker.text("query", _clean(exchange.query))
+        opened.source_address = exchange.source_address
+        opened.protocol = exchange.protocol
+        opened.config_digest = self._digest
+        headers, header_masks = masker.headers("req_headers", exchange.headers)
+        _add_headers(opened.headers, headers)
+        opened.masks.extend(path_masks)
+        opened.masks.extend(query_masks)
+        opened.masks.extend(header_masks)
+        self._opened = True
+
+    def verdict(
+        self,
+        verdict: Deny | None,
+        *,
+        policy: str = "",
+        operation: str = "",
+        credentials: Sequence[str] = (),
+        caller: Caller | None = None,
+        workload: Caller | None = None,
+        approval_id: str = "",
+    ) -> None:
+        """What was decided, about whom, and with which credential (its name). None allows."""
+        event = self._event().verdict
+        event.policy = policy
+        event.operation = operation
+        event.approval_id = approval_id
+        event.credential = ",".join(credentials)
+        if verdict is None:
+            event.decision = "allow"
+        else:
+            event.decision = "deny"
+            event.reason = verdict.reason
+            event.message = verdict.message
+            event.policy = verdict.policy or policy
+        for into, who in ((event.caller, caller), (event.workload, workload)):
+            if who is not None:
+                into.issuer = who.issuer
+                into.subject = who.subject
+                into.claims_json = json.dumps(who.claims, ensure_ascii=False, separators=(",", ":"))
+                into.session_id = who.session_id.bytes
+                into.session_label = who.session_label
+
+    def request_body(self, data: bytes, last: bool) -> bytes:
+        interactive = is_interactive(self._exchange.headers, upgraded="upgrade" in dict(self._exchange.headers))
+        return self._body(REQUEST, self._exchange.headers, data, last, interactive=interactive)
+
+    def trailers(self, direction: int, trailers: Headers) -> bytes:
+        """Records trailers. They end a body, so what was held of it is returned, to be released before them."""
+        held = self._finish_body(direction)
+        masked, masks = self._masker.headers("req_trailers" if direction == REQUEST else "resp_trailers", trailers)
+        event = self._event().trailers
+        event.direction = direction  # type: ignore[assignment]  # the enum's numbers are ints on the wire
+        _add_headers(event.trailers, masked)
+        event.masks.extend(masks)
+        return held
+
+    # --- the response ------------------------------------------------------------------------------------------------
+
+    def response_head(
+        self, status: int, headers: Headers, code_details: str, upstream: str, *, last: bool
+    ) -> list[tuple[str, bytes]]:
+        """Records the response's head; returns the fields that must be changed so that no credential is echoed.
+
+        Raises where the body that follows is in a coding that cannot be looked into, while it can still be refused.
+        """
+        self._response_headers = headers
+        self.code_details = code_details
+        self._response_interactive = is_interactive(headers, upgraded=status == 101)
+        masked, masks = self._masker.headers("resp_headers", headers)
+        event = self._event().response_head
+        event.status = status
+        event.code_details = code_details
+        event.upstream_address = upstream
+        _add_headers(event.headers, masked)
+        event.masks.extend(masks)
+        if not last and headers.first("content-encoding") is not None:
+            self._bodies[RESPONSE] = self._new_body(RESPONSE, headers, interactive=self._response_interactive)
+        return self._masker.redact_headers(headers)
+
+    def response_body(self, data: bytes, last: bool) -> bytes:
+        return self._body(RESPONSE, self._response_headers, data, last, interactive=self._response_interactive)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self, outcome: str, reason: str = "") -> None:
+        """The end, once. An empty outcome leaves it to Envoy's access log."""
+        if self.closed:
+            return
+        self.closed = True
+        event = self._event().closed
+        event.outcome = outcome
+        event.reason = reason
+        event.duration_us = (time.monotonic_ns() - self._started) // 1000
+
+    def write(self) -> int:
+        """Append what was gathered; the journal offset after it. RecordError when it cannot be written."""
+        events, self._pending = self._pending, []
+        self.started = True
+        return self._spool.append(*events)
+
+    async def commit(self) -> None:
+        """Append what was gathered and wait until it is as durable as configured."""
+        if self._pending:
+            await self._spool.durable(self.write())
+
+    def abandon(self, reason: str) -> None:
+        """The stream ended early. Whatever was held is written, never released, and the access log settles the rest."""
+        if not self._opened or self.closed:
+            return
+        for direction in tuple(self._bodies):
+            with contextlib.suppress(
+                DouaneError
+            ):  # a body cut in the middle of a compressed block has no end to decode
+                self._finish_body(direction)
+        self.close("", reason)
+        self.write()
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _event(self, at_us: int | None = None) -> journal_pb2.Event:
+        event = journal_pb2.Event(
+            exchange_id=self._id, attempt=self._attempt, at_us=time.time_ns() // 1000 if at_us is None else at_us
+        )
+        self._pending.append(event)
+        return event
+
+    def _body(self, direction: int, headers: Headers, data: bytes, last: bool, *, interactive: bool) -> bytes:
+        body = self._bodies.get(direction)
+        if body is None:
+            if not data:
+                return b""
+            body = self._bodies[direction] = self._new_body(direction, headers, interactive=interactive)
+        step = body.feed(data, last)
+        if step.record:
+            part = self._event().part
+            part.direction = direction  # type: ignore[assignment]
+            part.data = step.record
+            part.form = step.form  # type: ignore[assignment]
+            part.masks.extend(step.masks)
+        if last:
+            del self._bodies[direction]
+        return step.release
+
+    def _new_body(self, direction: int, headers: Headers, *, interactive: bool) -> BodyMasker:
+        return self._masker.body(
+            direction,
+            headers.first("content-type") or b"",
+            b",".join(headers.all("content-encoding")),
+            interactive=interactive,
+        )
+
+    def _finish_body(self, direction: int) -> bytes:
+        if direction not in self._bodies:
+            return b""
+        return self._body(direction, Headers(), b"", True, interactive=False)
+
+
+def _add_headers(into: object, headers: Sequence[tuple[str, bytes]]) -> None:
+    for name, value in headers:
+        into.add(name=name, value=value)  # type: ignore[attr-defined]  # protobuf's repeated composite container
+
+
+def _clean(text: str) -> str:
+    """Envoy passes bytes of 0x80 and above; protobuf strings are UTF-8. They are kept percent-encoded."""
+    if text.isascii():
+        return text
+    return "".join(
+        c if c.isascii() else "".join(f"%{b:02X}" for b in c.encode("utf-8", "surrogateescape")) for c in text
+    )

@@ -1,0 +1,362 @@
+"""One ext_proc stream, phase by phase: a protocol core without I/O of its own but the spool's.
+
+Envoy's phases go in, Envoy's answers come out. `server` moves them over gRPC; tests/playbook scripts them.
+
+The request runs FULL_DUPLEX_STREAMED: nothing goes on before its head is answered, so the head's answer waits for the
+body where the body is inspected. The response runs STREAMED: each chunk goes on when it is acknowledged, in order, and
+that is once it is recorded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from ext_proc import codec
+from ext_proc.decision import Deny
+from ext_proc.errors import DouaneError, RecordError
+from ext_proc.exchange import Headers, Identified
+from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingResponse
+from ext_proc.pipeline import Passage, Pipeline, denial, unknown_route
+from ext_proc.stages.protocol import SESSION_PATH
+from ext_proc.stages.record import REQUEST, RESPONSE, Recorder, is_interactive
+
+if TYPE_CHECKING:
+    from ext_proc.oidc import Presented
+    from ext_proc.runtime import CompiledConnection, Runtime, Snapshot
+    from ext_proc.spool import Spool
+
+Answers = list[ProcessingResponse]
+
+
+class Cut(Exception):  # noqa: N818  (not an error of ours: the stream is ended on purpose)
+    """The exchange cannot go on and its head has left: the connection must be cut."""
+
+
+class Stream:
+    """The state of one exchange. `done` is True once nothing more may come."""
+
+    def __init__(self, runtime: Runtime, spool: Spool, attempt: int) -> None:
+        self._runtime = runtime
+        self._spool = spool
+        self._attempt = attempt
+        self._snapshot: Snapshot
+        self._connection: CompiledConnection
+        self._pipeline: Pipeline
+        self._presented: Presented
+        self._head: codec.RequestHead | None = None
+        self._identified: Identified | None = None
+        self._collected: list[bytes] | None = None  # the request body while the decision waits for it
+        self._size = 0
+        self._recorder: Recorder | None = None
+        self._request_done = False
+        self._unacknowledged: deque[bytes] = deque()  # response chunks whose record is not complete yet
+        self._released = bytearray()  # response bytes that may go, not yet a whole chunk of Envoy's
+        self.done = False
+
+    @property
+    def waiting(self) -> bool:
+        """True while a response chunk waits to be acknowledged, see `on_idle`."""
+        return bool(self._unacknowledged)
+
+    async def on(self, phase: codec.Phase) -> Answers:
+        """One phase of Envoy's. Raises Cut where the stream must be aborted."""
+        try:
+            match phase:
+                case codec.Body("response"):
+                    return await self._on_response_body(phase)
+                case codec.Body("request"):
+                    return await self._on_request_body(phase)
+                case codec.RequestHead():
+                    return await self._on_request_head(phase)
+                case codec.ResponseHead():
+                    return await self._on_response_head(phase)
+                case codec.Trailers("request"):
+                    return await self._on_request_trailers(phase)
+                case codec.Trailers():
+                    return await self._on_response_trailers(phase)
+        except DouaneError as fault:
+            return await self._fail(denial(fault))
+
+    def on_abort(self, reason: str) -> None:
+        """The stream ended before the exchange did. What is known is written; the access log settles the outcome."""
+        if self._recorder is not None:
+            self._recorder.abandon(reason)
+
+    # --- the request -------------------------------------------------------------------------------------------------
+
+    async def _on_request_head(self, head: codec.RequestHead) -> Answers:
+        self._head = head
+        self._request_done = head.last
+        found = self._runtime.lookup(head.route)
+        if found is None:
+            self.done = True  # without a connection there is nothing to record it under but Envoy's access log
+            return [codec.refuse(unknown_route(head.route), head.exchange.exchange_id)]
+        self._snapshot, self._connection = found
+        self._pipeline = Pipeline(self._snapshot, self._connection)
+        exchange = head.exchange
+        length = exchange.headers.first("content-length") or b"0"
+        self._spool.admit(int(length) if length.isdigit() else 0)
+        self._presented = self._snapshot.identity.present(exchange, self._connection.config.identity)
+        identified = await self._pipeline.identify(exchange, self._presented)
+        if isinstance(identified, Deny):
+            return await self._refuse(identified)
+        self._identified = identified
+        if exchange.path == SESSION_PATH:
+            return await self._serve_session(identified)
+        if head.last:
+            return await self._decide(b"")
+        if self._must_stream(int(length) if length.isdigit() else 0):
+            return await self._decide(None)
+        self._collected = []
+        return []
+
+    def _must_stream(self, length: int) -> bool:
+        """True where the body cannot, or need not, be awaited."""
+        assert self._head is not None
+        exchange, config = self._head.exchange, self._connection.config
+        if config.body == "stream" or is_interactive(exchange.headers) or exchange.headers.first("upgrade") is not None:
+            return True
+        return length > config.max_inspect and not self._pipeline.needs_body(exchange)
+
+    async def _on_request_body(self, body: codec.Body) -> Answers:
+        self._request_done = body.last
+        if self._collected is not None:
+            self._collected.append(body.data)
+            self._size += len(body.data)
+            if body.last:
+                return await self._decide(b"".join(self._collected))
+            if self._size > self._connection.config.max_inspect:
+                return await self._overflow()
+            return []
+        if self._recorder is None:
+            raise Cut("a body without a decided head")
+        return await self._pass_request_body(body.data, body.last)
+
+    async def _overflow(self) -> Answers:
+        """The awaited body is larger than may be awaited: decide without it, or refuse."""
+        assert self._head is not None
+        assert self._collected is not None
+        if self._pipeline.needs_body(self._head.exchange):
+            limit = self._connection.config.max_inspect
+            return await self._refuse(
+                Deny(
+                    "policy.uninspectable",
+                    f"a policy must read the request body, and it is over {limit} bytes",
+                    http_status=413,
+                    remedy="Send less, or let the operator raise max_inspect for this connection.",
+                )
+            )
+        collected, self._collected = b"".join(self._collected), None
+        answers = await self._decide(None)
+        if self.done:
+            return answers
+        return answers + await self._pass_request_body(collected, False)
+
+    async def _pass_request_body(self, data: bytes, last: bool) -> Answers:
+        assert self._recorder is not None
+        released = self._recorder.request_body(data, last)
+        await self._recorder.commit()
+        return codec.forward_request_body(released, last) if released or last else []
+
+    async def _on_request_trailers(self, trailers: codec.Trailers) -> Answers:
+        self._request_done = True
+        answers: Answers = []
+        if self._collected is not None:
+            answers = await self._decide(b"".join(self._collected), trailers.trailers)
+        elif self._recorder is not None:
+            held = self._recorder.trailers(REQUEST, trailers.trailers)
+            await self._recorder.commit()
+            if held:
+                answers = codec.forward_request_body(held, False)
+        if self.done:
+            return answers
+        return [*answers, codec.forward_trailers("request")]
+
+    async def _decide(self, body: bytes | None, trailers: Headers | None = None) -> Answers:
+        """The verdict. On `body` None the body follows; otherwise it is all there and goes on behind the head."""
+        assert self._head is not None
+        assert self._identified is not None
+        passage = await self._pipeline.authorize(self._identified, body)
+        if isinstance(passage, Deny):
+            return await self._refuse(passage)
+        self._collected = None
+        recorder = self._recorder = self._new_recorder(passage.injected.secrets)
+        recorder.open()
+        if body:
+            recorder.request_body(body, last=trailers is None)
+        if trailers is not None:
+            recorder.trailers(REQUEST, trailers)
+        self._record_verdict(recorder, passage)
+        await recorder.commit()
+        injected = passage.injected
+        answers = [codec.forward_request(remove=injected.remove, put=injected.put, path=injected.path)]
+        if body is not None and not self._head.last and (body or trailers is None):
+            answers += codec.forward_request_body(body, last=trailers is None)
+        return answers
+
+    def _record_verdict(self, recorder: Recorder, passage: Passage) -> None:
+        identified = passage.authorized.identified
+        recorder.verdict(
+            None,
+            policy=passage.authorized.grant,
+            credentials=passage.injected.labels,
+            caller=identified.caller,
+            workload=identified.workload,
+        )
+
+    def _new_recorder(self, secrets: tuple[tuple[str, bytes], ...]) -> Recorder:
+        assert self._head is not None
+        exchange = replace(self._head.exchange, connection=self._connection.name)
+        masker = self._snapshot.exchange_masker(self._connection, exchange, self._presented, secrets)
+        return Recorder(self._spool, self._attempt, exchange, masker, self._snapshot.digest)
+
+    async def _refuse(self, deny: Deny) -> Answers:
+        """Refuse and record it. Nothing has reached the upstream."""
+        assert self._head is not None
+        self.done = True
+        recorder = self._new_recorder(self._connection.credentials.known())
+        recorder.open()
+        if self._collected:
+            try:
+                recorder.request_body(b"".join(self._collected), last=True)
+            except DouaneError as fault:  # the refused body cannot be looked into, so it is not kept
+                deny = replace(deny, message=f"{deny.message} (the body is not recorded: {fault.reason})")
+        who = self._identified
+        recorder.verdict(deny, caller=who.caller if who else None, workload=who.workload if who else None)
+        recorder.close("denied", deny.reason)
+        return await self._answer(recorder, codec.refuse(deny, self._head.exchange.exchange_id))
+
+    async def _answer(self, recorder: Recorder, answer: ProcessingResponse) -> Answers:
+        assert self._head is not None
+        self._recorder = recorder
+        try:
+            await recorder.commit()
+        except RecordError as fault:
+            return [codec.refuse(denial(fault), self._head.exchange.exchange_id)]
+        return [answer]
+
+    async def _fail(self, deny: Deny) -> Answers:
+        """A fault outside the stages: a refusal while that is possible, otherwise the connection is cut."""
+        if self._head is None:
+            raise Cut(deny.reason)
+        recorder = self._recorder
+        if recorder is None:
+            if deny.reason == "recording.unavailable":  # to record it is what failed
+                self.done = True
+                return [codec.refuse(deny, self._head.exchange.exchange_id)]
+            return await self._refuse(deny)
+        if not recorder.started:
+            self._recorder = None
+            return await self._refuse(deny)
+        recorder.close("denied", deny.reason)
+        await recorder.commit()
+        if recorder.response_started:
+            raise Cut(deny.reason)
+        self.done = True
+        return [codec.refuse(deny, self._head.exchange.exchange_id)]
+
+    async def _serve_session(self, identified: Identified) -> Answers:
+        """`POST /.douane/session`: a session key for a verified token; `DELETE` revokes the presented key."""
+        assert self._head is not None
+        connection = self._connection
+        answer = await self._snapshot.sessions.serve(
+            self._head.exchange, identified, connection.name, connection.config, self._presented
+        )
+        if isinstance(answer, Deny):
+            return await self._refuse(answer)
+        self.done = True
+        recorder = self._new_recorder((*self._connection.credentials.known(), *answer.secrets))
+        recorder.open()
+        recorder.verdict(None, policy="session", caller=identified.caller, workload=identified.workload)
+        json_type = Headers([("content-type", b"application/json")])
+        recorder.response_head(answer.status, json_type, "session", "", last=False)
+        recorder.response_body(answer.text(), last=True)
+        recorder.close("complete")
+        return await self._answer(recorder, codec.reply(answer.status, answer.body, details="session"))
+
+    # --- the response ------------------------------------------------------------------------------------------------
+
+    async def _on_response_head(self, head: codec.ResponseHead) -> Answers:
+        recorder = self._recorder
+        if recorder is None:  # Envoy refused the request before we saw it; its access log records that
+            self.done = head.last
+            return [codec.forward_response_head()]
+        changes = recorder.response_head(
+            head.status, head.headers, head.code_details, head.upstream_address, last=head.last
+        )
+        if head.last:
+            self._complete(head.code_details)
+        await recorder.commit()
+        recorder.response_started = True
+        return [codec.forward_response_head(changes)]
+
+    async def _on_response_body(self, body: codec.Body) -> Answers:
+        recorder = self._recorder
+        if recorder is None:
+            self.done = body.last
+            return [codec.forward_response_body(body.data, body.data)]
+        self._unacknowledged.append(body.data)
+        self._released += recorder.response_body(body.data, body.last)
+        if body.last:
+            self._complete("")
+        await recorder.commit()
+        return self._acknowledge(everything=body.last)
+
+    async def _on_response_trailers(self, trailers: codec.Trailers) -> Answers:
+        recorder = self._recorder
+        if recorder is None:
+            self.done = True
+            return [codec.forward_trailers("response")]
+        self._released += recorder.trailers(RESPONSE, trailers.trailers)
+        self._complete("")
+        await recorder.commit()
+        return [*self._acknowledge(everything=True), codec.forward_trailers("response")]
+
+    async def on_idle(self) -> Answers:
+        """The upstream pauses and a chunk waits because a secret might go on in the next one. The client may be waiting
+        for just that chunk, so it goes; only its undecided end, at most 4 KiB, stays unrecorded until more comes."""
+        assert self._recorder is not None
+        self._released += self._recorder.release_response()
+        await self._recorder.commit()
+        return self._acknowledge(everything=False)
+
+    def _acknowledge(self, *, everything: bool) -> Answers:
+        """Answer the chunks, in order, of which every byte is released."""
+        answers = []
+        while self._unacknowledged and (everything or len(self._unacknowledged[0]) <= len(self._released)):
+            chunk = self._unacknowledged.popleft()
+            size = len(self._released) if everything and not self._unacknowledged else len(chunk)
+            answers.append(codec.forward_response_body(chunk, bytes(self._released[:size])))
+            del self._released[:size]
+        return answers
+
+    def _complete(self, code_details: str) -> None:
+        assert self._recorder is not None
+        self.done = self._request_done
+        self._recorder.close(_outcome(self._recorder.code_details or code_details))
+
+
+def _outcome(code_details: str) -> str:
+    """What the end of a response means. Envoy answers in the upstream's place when that fails, and says so here.
+
+    Source: Envoy's response code details (docs: configuration/http/http_conn_man/response_code_details).
+    """
+    if code_details.startswith(("response_timeout", "upstream_per_try_timeout", "request_overall_timeout")):
+        return "timed_out"
+    if code_details.startswith(("upstream_reset", "no_healthy_upstream", "cluster_not_found", "upstream_max_stream")):
+        return "upstream_reset"
+    return "complete"
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def exchange_of(stream: Stream) -> UUID | None:
+    """For the log: which exchange a stream carries."""
+    head = stream._head
+    return head.exchange.exchange_id if head else None
