@@ -1,4 +1,7 @@
-"""Stage 0: what no request may do, whoever sends it. Envoy has refused what it can (smuggled lengths, escaped slashes)."""
+"""Stage 0: what no request may do, whoever sends it.
+
+Envoy has refused what it can see by itself: smuggled lengths, escaped slashes, malformed fields.
+"""
 
 from __future__ import annotations
 
