@@ -30,7 +30,7 @@ class CompiledConnection:
     config: config.Connection
     credentials: Credentials
     credential: CredentialStage
-    placeholder_headers: tuple[str, ...]
+    credential_headers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,13 @@ class Snapshot:
     ) -> ExchangeMasker:
         """The masker of one exchange: the caller's tokens, what it sent in a credential's place, and the real ones."""
         known = [Known(f"credential:{label}", value, redact=True) for label, value in secrets]
-        known += [Known("token", token, redact=False) for token in presented.secrets]
+        known += [Known("token", token) for token in presented.tokens]
+        known += [Known("placeholder", value) for value in presented.placeholders]
         known += [
-            Known("placeholder", value, redact=False)
-            for name in connection.placeholder_headers
+            Known("placeholder", value)
+            for name in connection.credential_headers
             for value in exchange.headers.all(name)
-            if value
+            if value and value not in presented.tokens
         ]
         return self.masker.exchange(known)
 
@@ -108,13 +109,13 @@ class Runtime:
                 config=connection,
                 credentials=credentials,
                 credential=CredentialStage(credentials, connection.identity.headers),
-                placeholder_headers=tuple(dict.fromkeys((*headers, *connection.identity.headers))),
+                credential_headers=tuple(dict.fromkeys(headers)),
             )
         return Snapshot(
             digest=loaded.digest,
             text=loaded.text,
             identity=IdentityStage(verifier, self._authority, WorkloadToken(Path(token_file)) if token_file else None),
-            policy=PolicyStage(Grants(settings), Policies(settings)),
+            policy=PolicyStage(Grants(settings), Policies(settings), settings.recording.max_decoded),
             sessions=SessionEndpoint(self._authority),
             masker=Masker(
                 settings.masking, self._fingerprint_key, settings.recording.max_decoded, seal_key=self._seal_key

@@ -19,13 +19,13 @@ from ext_proc import codec
 from ext_proc.decision import Deny
 from ext_proc.errors import DouaneError, RecordError
 from ext_proc.exchange import Headers, Identified
+from ext_proc.oidc import Presented
 from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingResponse
 from ext_proc.pipeline import Passage, Pipeline, denial, unknown_route
 from ext_proc.stages.protocol import SESSION_PATH
 from ext_proc.stages.record import REQUEST, RESPONSE, Recorder, is_interactive
 
 if TYPE_CHECKING:
-    from ext_proc.oidc import Presented
     from ext_proc.runtime import CompiledConnection, Runtime, Snapshot
     from ext_proc.spool import Spool
 
@@ -46,7 +46,7 @@ class Stream:
         self._snapshot: Snapshot
         self._connection: CompiledConnection
         self._pipeline: Pipeline
-        self._presented: Presented
+        self._presented = Presented()
         self._head: codec.RequestHead | None = None
         self._identified: Identified | None = None
         self._collected: list[bytes] | None = None  # the request body while the decision waits for it
@@ -212,7 +212,14 @@ class Stream:
         assert self._head is not None
         exchange = replace(self._head.exchange, connection=self._connection.name)
         masker = self._snapshot.exchange_masker(self._connection, exchange, self._presented, secrets)
-        return Recorder(self._spool, self._attempt, exchange, masker, self._snapshot.digest)
+        return Recorder(
+            self._spool,
+            self._attempt,
+            exchange,
+            masker,
+            digest=self._snapshot.digest,
+            undecodable=self._connection.config.undecodable,
+        )
 
     async def _refuse(self, deny: Deny) -> Answers:
         """Refuse and record it. Nothing has reached the upstream."""

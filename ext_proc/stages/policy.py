@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from ext_proc.decision import Deny
-from ext_proc.exchange import Authorized, Identified
+from ext_proc.exchange import Authorized, Exchange, Identified
+from ext_proc.masking import codings
 from ext_proc.rules import Grants, Policies
 
 
 class PolicyStage:
     """Default deny: a grant must allow the request, and no policy may deny it."""
 
-    def __init__(self, grants: Grants, policies: Policies) -> None:
+    def __init__(self, grants: Grants, policies: Policies, max_decoded: int) -> None:
         self._grants = grants
         self._policies = policies
+        self._max_decoded = max_decoded
 
     def needs_body(self, connection: str, method: str, path: str) -> bool:
         """True where a policy cannot decide without the whole request body."""
@@ -26,7 +28,23 @@ class PolicyStage:
         granted = self._grants.allow(exchange.connection, exchange.method, exchange.path, callers)
         if isinstance(granted, Deny):
             return granted
-        denied = self._policies.decide(exchange)
+        denied = self._policies.decide(exchange, self._decoded(exchange))
         if denied is not None:
             return denied
         return Authorized(identified, granted.grant, granted.scope)
+
+    def _decoded(self, exchange: Exchange) -> bytes | None:
+        """The body without its content-codings, where a policy wants it and it can be had."""
+        encoding = b",".join(exchange.headers.all("content-encoding"))
+        if not exchange.body or not encoding:
+            return exchange.body
+        if not self._policies.needs_body(exchange.connection, exchange.method, exchange.path):
+            return None
+        try:
+            decoder = codings.decoder(encoding)
+            decoded = exchange.body if decoder is None else decoder.feed(exchange.body, self._max_decoded)
+            if decoder is not None:
+                decoder.finish()
+        except (codings.CodingError, codings.TooLargeError):
+            return None
+        return decoded

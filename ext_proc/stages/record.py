@@ -10,7 +10,7 @@ import contextlib
 import json
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ext_proc.decision import Deny
 from ext_proc.errors import DouaneError
@@ -37,16 +37,26 @@ class Recorder:
     Methods that take body bytes return what may be released once `commit` has returned.
     """
 
-    def __init__(self, spool: Spool, attempt: int, exchange: Exchange, masker: ExchangeMasker, digest: str) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        attempt: int,
+        exchange: Exchange,
+        masker: ExchangeMasker,
+        *,
+        digest: str,
+        undecodable: Literal["refuse", "seal"],
+    ) -> None:
         self._spool = spool
         self._attempt = attempt
         self._exchange = exchange
         self._masker = masker
         self._digest = digest
+        self._undecodable = undecodable
         self._id = exchange.exchange_id.bytes
         self._pending: list[journal_pb2.Event] = []
         self._started = time.monotonic_ns()
-        self._bodies: dict[int, BodyMasker] = {}
+        self._bodies: dict[journal_pb2.Direction, BodyMasker] = {}
         self._opened = False
         self._response_headers = Headers()
         self._response_interactive = False
@@ -113,12 +123,12 @@ class Recorder:
         interactive = is_interactive(self._exchange.headers, upgraded="upgrade" in dict(self._exchange.headers))
         return self._body(REQUEST, self._exchange.headers, data, last, interactive=interactive)
 
-    def trailers(self, direction: int, trailers: Headers) -> bytes:
+    def trailers(self, direction: journal_pb2.Direction, trailers: Headers) -> bytes:
         """Records trailers. They end a body, so what was held of it is returned, to be released before them."""
         held = self._finish_body(direction)
         masked, masks = self._masker.headers("req_trailers" if direction == REQUEST else "resp_trailers", trailers)
         event = self._event().trailers
-        event.direction = direction  # type: ignore[assignment]  # the enum's numbers are ints on the wire
+        event.direction = direction
         _add_headers(event.trailers, masked)
         event.masks.extend(masks)
         return held
@@ -144,10 +154,15 @@ class Recorder:
         event.masks.extend(masks)
         if not last and headers.first("content-encoding") is not None:
             self._bodies[RESPONSE] = self._new_body(RESPONSE, headers, interactive=self._response_interactive)
-        return self._masker.redact_headers(headers)
+        return self._redacted(headers)
 
     def response_body(self, data: bytes, last: bool) -> bytes:
         return self._body(RESPONSE, self._response_headers, data, last, interactive=self._response_interactive)
+
+    def release_response(self) -> bytes:
+        """Response bytes that wait for more to come, to be let go because it does not; see `BodyMasker.release_now`."""
+        body = self._bodies.get(RESPONSE)
+        return b"" if body is None else body.release_now()
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -193,7 +208,9 @@ class Recorder:
         self._pending.append(event)
         return event
 
-    def _body(self, direction: int, headers: Headers, data: bytes, last: bool, *, interactive: bool) -> bytes:
+    def _body(
+        self, direction: journal_pb2.Direction, headers: Headers, data: bytes, last: bool, *, interactive: bool
+    ) -> bytes:
         body = self._bodies.get(direction)
         if body is None:
             if not data:
@@ -202,23 +219,33 @@ class Recorder:
         step = body.feed(data, last)
         if step.record:
             part = self._event().part
-            part.direction = direction  # type: ignore[assignment]
+            part.direction = direction
             part.data = step.record
-            part.form = step.form  # type: ignore[assignment]
+            part.form = step.form
             part.masks.extend(step.masks)
         if last:
             del self._bodies[direction]
         return step.release
 
-    def _new_body(self, direction: int, headers: Headers, *, interactive: bool) -> BodyMasker:
+    def _new_body(self, direction: journal_pb2.Direction, headers: Headers, *, interactive: bool) -> BodyMasker:
         return self._masker.body(
             direction,
             headers.first("content-type") or b"",
             b",".join(headers.all("content-encoding")),
+            redact=direction == RESPONSE,
             interactive=interactive,
+            undecodable=self._undecodable,
         )
 
-    def _finish_body(self, direction: int) -> bytes:
+    def _redacted(self, headers: Headers) -> list[tuple[str, bytes]]:
+        """Every occurrence of the fields of which one must change, changed where it must."""
+        changes = {index: value for index, _, value in self._masker.redact_headers(headers)}
+        if not changes:
+            return []
+        names = {headers.items[index][0] for index in changes}
+        return [(n, changes.get(i, v)) for i, (n, v) in enumerate(headers.items) if n in names]
+
+    def _finish_body(self, direction: journal_pb2.Direction) -> bytes:
         if direction not in self._bodies:
             return b""
         return self._body(direction, Headers(), b"", True, interactive=False)
