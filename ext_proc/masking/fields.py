@@ -1,0 +1,156 @@
+"""Masks header fields, paths and queries: texts that are complete and have names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from urllib.parse import unquote_to_bytes
+
+from ext_proc.exchange import Headers
+from ext_proc.masking.marks import Marker, blanked
+from ext_proc.masking.names import KEYWORDS, plausible, strength
+from ext_proc.masking.scanner import Scanner, Span, disjoint
+from ext_proc.pb import journal_pb2
+
+_SCHEMED = frozenset({"authorization", "proxy-authorization"})
+_COOKIES = frozenset({"cookie", "set-cookie"})
+
+
+class FieldMasker:
+    """`configured` headers are masked entirely; authorization and cookies always; the rest by what is in them."""
+
+    __slots__ = ("_configured", "_marker", "_scanner", "_with_names")
+
+    def __init__(self, scanner: Scanner, marker: Marker, configured: frozenset[str], with_names: bool) -> None:
+        self._scanner = scanner
+        self._marker = marker
+        self._configured = configured
+        self._with_names = with_names
+
+    def headers(self, place: str, headers: Headers) -> tuple[list[tuple[str, bytes]], list[journal_pb2.Mask]]:
+        """The fields as they are stored, and the masks in them."""
+        stored: list[tuple[str, bytes]] = list(headers)
+        masks: list[journal_pb2.Mask] = []
+        plain = [i for i, (name, value) in enumerate(stored) if not self._special(name, value)]
+        clean = not self._scanner.find(b"\n".join([stored[i][1] for i in plain]), last=True).spans
+        skip = frozenset(plain) if clean else frozenset()
+        for index, (name, value) in enumerate(stored):
+            if index in skip or not value:
+                continue
+            text, found = self._marker.mask(value, self._field(name, value), place, index)
+            stored[index] = (name, text)
+            masks += found
+        return stored, masks
+
+    def text(self, place: str, value: str) -> tuple[str, list[journal_pb2.Mask]]:
+        """A path or a query; offsets count UTF-8 bytes of the result."""
+        raw = value.encode("utf-8", "surrogateescape")
+        spans = self._scanner.find(raw, last=True).spans
+        if b"=" in raw and place == "query":
+            spans += self._parameters(raw)
+        if b"%" in raw:
+            spans += self._decoded(raw)
+        masked, masks = self._marker.mask(raw, disjoint(spans, 0), place)
+        return masked.decode("utf-8", "surrogateescape"), masks
+
+    def redact(self, headers: Headers) -> list[tuple[int, str, bytes]]:
+        """Fields (index, name, new value) in which a credential is blanked for the client."""
+        changed = []
+        for index, (name, value) in enumerate(headers):
+            found, _ = self._scanner.known.find(value, last=True)
+            spans = [Span(f.start, f.end, f.known.name, b"", 0, f.known.redact) for f in found]
+            exact = self._scanner.known.exact(value)
+            if exact is not None:
+                spans = [Span(0, len(value), exact.name, b"", 0, exact.redact)]
+            new = blanked(value, spans)
+            if new != value:
+                changed.append((index, name, new))
+        return changed
+
+    def _special(self, name: str, value: bytes) -> bool:
+        return (
+            name in self._configured
+            or name in _SCHEMED
+            or name in _COOKIES
+            or (self._with_names and _secret_name(name) > 0)
+            or self._scanner.known.exact(value) is not None
+        )
+
+    def _field(self, name: str, value: bytes) -> Sequence[Span]:
+        exact = self._scanner.known.exact(value)
+        if exact is not None:
+            return [Span(0, len(value), exact.name, exact.value, 0, exact.redact)]
+        if name in self._configured:
+            return [self._whole(0, value, "header")]
+        if name in _SCHEMED:
+            _, space, rest = value.partition(b" ")
+            start = len(value) - len(rest.lstrip(b" ")) if space else 0
+            return [self._whole(start, value[start:], name)] if value[start:] else []
+        if name in _COOKIES:
+            return list(self._cookies(name, value))
+        level = _secret_name(name) if self._with_names else 0
+        if level and plausible(value, strong=level > 1):
+            return [self._whole(0, value, "named")]
+        return self._scanner.whole(value)
+
+    def _whole(self, start: int, value: bytes, detector: str) -> Span:
+        """All of `value`; named for the known value that it is, or that is the most of it."""
+        known = self._scanner.known.exact(value)
+        if known is None:
+            found, _ = self._scanner.known.find(value, last=True)
+            known = found[0].known if found else None
+        if known is not None:
+            return Span(start, start + len(value), known.name, known.value, 0, known.redact)
+        return Span(start, start + len(value), detector, value, 1)
+
+    def _cookies(self, name: str, value: bytes) -> Iterable[Span]:
+        at = 0
+        for pair in value.split(b";"):
+            key, equals, rest = pair.partition(b"=")
+            content = rest.strip(b' "')
+            start = at + len(key) + 1 + (rest.find(content) if content else 0)
+            if equals and content:
+                yield self._whole(start, content, name)
+            if name == "set-cookie":
+                yield from (s for s in self._scanner.whole(value) if s.start > at + len(pair))
+                return
+            at += len(pair) + 1
+
+    def _parameters(self, query: bytes) -> Iterable[Span]:
+        at = 0
+        for pair in query.split(b"&"):
+            key, equals, value = pair.partition(b"=")
+            start = at + len(key) + 1
+            at += len(pair) + 1
+            if not equals or not value:
+                continue
+            secret = unquote_to_bytes(value.replace(b"+", b" "))
+            known = self._scanner.known.exact(secret)
+            if known is not None:
+                yield Span(start, start + len(value), known.name, known.value, 0, known.redact)
+            elif self._with_names:
+                level = _secret_name(unquote_to_bytes(key).decode("latin-1"))
+                if level and plausible(secret, strong=level > 1):
+                    yield Span(start, start + len(value), "named", secret, 1)
+
+    def _decoded(self, raw: bytes) -> Iterable[Span]:
+        """Segments and parameters whose percent-decoded text holds a secret that the raw text does not show."""
+        at = 0
+        for segment in raw.replace(b"/", b"&").split(b"&"):
+            start = at + segment.find(b"=") + 1
+            part = raw[start : at + len(segment)]
+            at += len(segment) + 1
+            if b"%" not in part:
+                continue
+            for span in self._scanner.whole(unquote_to_bytes(part)):
+                if span.rank > 0:
+                    yield Span(start, start + len(part), span.detector, span.secret)
+                    break
+
+
+@lru_cache(maxsize=1024)
+def _secret_name(name: str) -> int:
+    """0, 1 or 2, as `names.strength`; names without a keyword are no secret's."""
+    raw = name.encode("latin-1", "replace")
+    lower = raw.lower()
+    return strength(raw) if any(k in lower for k in KEYWORDS) else 0

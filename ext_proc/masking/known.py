@@ -1,0 +1,241 @@
+"""Values that must never be stored: the caller's token, the credentials, the placeholders, in every encoded form.
+
+Each value yields a few literal heads (raw, percent-encoded, JSON-escaped, hex, base64 at its three alignments); one
+hyperscan literal database finds the heads of all values at several GB/s, and a walk compares what follows, unit by
+unit, so that mixed escapes (`a%2Fb\\u0063`) are followed too.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from urllib.parse import quote_from_bytes
+
+import hyperscan
+
+SHORTEST = 6
+"""Values under this many bytes are matched only where they are a whole field's value."""
+_HEAD = 12
+_URL_TO_STD = bytes.maketrans(b"-_", b"+/")
+_SIMPLE = {0x22: 0x22, 0x5C: 0x5C, 0x2F: 0x2F, 0x6E: 10, 0x72: 13, 0x74: 9, 0x62: 8, 0x66: 12}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One value to mask. `name` is what the mask shows: `token`, `placeholder`, `credential:dd-api-key`.
+
+    `redact` also blanks it in what the client receives: set for credentials, which the client must not learn.
+    """
+
+    name: str
+    value: bytes = field(repr=False)
+    redact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`value` occurs encoded in `buffer[start:end]`."""
+
+    start: int
+    end: int
+    known: Known
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    known: Known
+    text: bytes
+    kind: str  # plain, hex or base64
+
+
+class KnownSet:
+    """The compiled forms of some values. Not for use by two threads at a time (hyperscan's scratch space)."""
+
+    def __init__(self, values: Iterable[Known]) -> None:
+        self.values = tuple(dict.fromkeys(k for k in values if k.value))
+        self.redacts = any(k.redact for k in self.values)
+        self._forms: list[_Form] = []
+        self._heads: list[bytes] = []
+        for known in self.values:
+            if len(known.value) >= SHORTEST:
+                for form, head in _forms(known):
+                    self._forms.append(form)
+                    self._heads.append(head)
+        self._prefixes = frozenset(h[:n] for h in self._heads for n in range(1, len(h)))
+        self._redact_prefixes = frozenset(
+            h[:n] for h, f in zip(self._heads, self._forms, strict=True) if f.known.redact for n in range(6, len(h))
+        )
+        self._longest = max(map(len, self._heads), default=0)
+        self._database: hyperscan.Database | None = None
+        if self._heads:
+            self._database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+            self._database.compile(self._heads, ids=list(range(len(self._heads))), flags=0, literal=True)
+
+    def find(self, buffer: bytes, last: bool) -> tuple[list[Found], int]:
+        """All occurrences, and the offset from which an occurrence may still be incomplete (the end if none)."""
+        undecided = len(buffer)
+        if self._database is None:
+            return [], undecided
+        hits: list[tuple[int, int]] = []
+        self._database.scan(buffer, match_event_handler=lambda i, _s, end, _f, _c: hits.append((i, end)))
+        found: list[Found] = []
+        for number, head_end in hits:
+            form = self._forms[number]
+            start = head_end - len(self._heads[number])
+            end = _walk(buffer, start, form)
+            if end is None:
+                undecided = min(undecided, start)
+            elif end:
+                found.append(Found(start, end, form.known))
+        if last:
+            return found, len(buffer)
+        return found, min(undecided, len(buffer) - self._partial(buffer, self._prefixes))
+
+    def held_for_redaction(self, buffer: bytes) -> int:
+        """From where on a credential may be about to appear; at least six of its head's bytes are there."""
+        undecided = self.find(buffer, last=False)[1] if self.redacts else len(buffer)
+        short = len(buffer) - undecided
+        if short >= self._longest or short == 0:
+            return undecided
+        return len(buffer) - self._partial(buffer, self._redact_prefixes)
+
+    def exact(self, value: bytes) -> Known | None:
+        """The known value that a whole field's value is, also a short one."""
+        for known in self.values:
+            if known.value == value:
+                return known
+        return None
+
+    def _partial(self, buffer: bytes, prefixes: frozenset[bytes]) -> int:
+        for length in range(min(self._longest - 1, len(buffer)), 0, -1):
+            if buffer[-length:] in prefixes:
+                return length
+        return 0
+
+
+@lru_cache(maxsize=64)
+def compiled(values: tuple[Known, ...]) -> KnownSet:
+    """The set for these values; a job's requests have the same token, so most calls find it made (0.5 ms)."""
+    return KnownSet(values)
+
+
+def _forms(known: Known) -> Iterable[tuple[_Form, bytes]]:
+    value = known.value
+    plain = _Form(known, value, "plain")
+    heads = dict.fromkeys(_plain_heads(value))
+    for head in heads:
+        yield plain, head
+    as_hex = value.hex().encode()
+    for head in dict.fromkeys((as_hex[: 2 * _HEAD], as_hex[: 2 * _HEAD].upper())):
+        yield _Form(known, as_hex, "hex"), head
+    for shift, skipped in ((0, 0), (1, 2), (2, 3)):
+        bits = 8 * (shift + len(value))
+        text = base64.b64encode(bytes(shift) + value)[skipped : bits // 6]
+        if len(text) < SHORTEST:
+            continue
+        form = _Form(known, text, "base64")
+        start = text[:_HEAD]
+        quoted = quote_from_bytes(start, safe="").encode()
+        url = start.translate(bytes.maketrans(b"+/", b"-_"))
+        variants = (start, url, start.replace(b"/", b"\\/"), quoted, _lower_percent(quoted))
+        for head in dict.fromkeys(variants):
+            yield form, head
+
+
+def _plain_heads(value: bytes) -> Sequence[bytes]:
+    start = value[:_HEAD]
+    latin = start.decode("latin-1")
+    dumped = json.dumps(latin)[1:-1].encode()
+    heads = [start, dumped, dumped.replace(b"/", b"\\/")]
+    for safe in ("", "/", "/:@!$&'()*+,;="):
+        quoted = quote_from_bytes(start, safe=safe).encode()
+        heads += [quoted, _lower_percent(quoted), quoted.replace(b"%20", b"+")]
+    for template in ("%%%02X", "%%%02x", "\\u00%02X", "\\u00%02x", "\\x%02x", "&#%d;", "&#x%x;"):
+        heads.append("".join(template % byte for byte in start[:8]).encode())
+    return heads
+
+
+def _lower_percent(text: bytes) -> bytes:
+    out = bytearray(text)
+    at = text.find(b"%")
+    while at >= 0:
+        out[at : at + 3] = out[at : at + 3].lower()
+        at = text.find(b"%", at + 3)
+    return bytes(out)
+
+
+def _walk(buffer: bytes, start: int, form: _Form) -> int | None:
+    """The end of `form` in buffer from start; 0 when it is not there, None when the buffer ends first."""
+    text = form.text
+    piece = buffer[start : start + len(text)]
+    if form.kind == "hex":
+        piece = piece.lower()
+    elif form.kind == "base64":
+        piece = piece.translate(_URL_TO_STD)
+    if piece == text:
+        return start + len(text)
+    if text.startswith(piece):
+        return None
+    if form.kind == "hex":
+        return 0
+    at = start
+    for wanted in text:
+        unit = _unit(buffer, at, wanted, form.kind == "base64")
+        if unit is None:
+            return None
+        if unit == 0:
+            return 0
+        at += unit
+    return at
+
+
+def _unit(buffer: bytes, at: int, wanted: int, base64_text: bool) -> int | None:
+    """How many bytes at `at` spell `wanted`: 0 if none do, None if the buffer ends first."""
+    if at >= len(buffer):
+        return None
+    byte = buffer[at]
+    if byte == 0x25:  # %XX
+        return _escape(buffer, at, at + 1, 2, wanted, byte)
+    if byte == 0x5C:  # \uXXXX \xXX \/
+        if at + 1 >= len(buffer):
+            return None
+        kind = buffer[at + 1]
+        if kind == 0x75:
+            return _escape(buffer, at, at + 2, 4, wanted, byte)
+        if kind == 0x78:
+            return _escape(buffer, at, at + 2, 2, wanted, byte)
+        if _SIMPLE.get(kind) == wanted:
+            return 2
+        return 1 if wanted == byte else 0
+    if (byte == 0x26 and wanted != 0x26) or (byte == 0x26 and buffer[at : at + 2] == b"&#"):  # &#DD; &#xHH;
+        return _entity(buffer, at, wanted)
+    if byte == wanted or (base64_text and byte in b"-_" and b"+/"[b"-_".index(byte)] == wanted):
+        return 1
+    return 1 if byte == 0x2B and wanted == 0x20 else 0
+
+
+def _escape(buffer: bytes, at: int, digits: int, count: int, wanted: int, raw: int) -> int | None:
+    text = buffer[digits : digits + count]
+    if len(text) < count:
+        return None
+    try:
+        if int(text, 16) == wanted:
+            return digits + count - at
+    except ValueError:
+        pass
+    return 1 if wanted == raw else 0
+
+
+def _entity(buffer: bytes, at: int, wanted: int) -> int | None:
+    end = buffer.find(b";", at, at + 8)
+    if end < 0:
+        return None if len(buffer) < at + 8 else int(wanted == 0x26)
+    text = buffer[at + 2 : end]
+    try:
+        value = int(text[1:], 16) if text[:1] in b"xX" and text else int(text)
+    except ValueError:
+        return int(wanted == 0x26)
+    return end + 1 - at if value == wanted else int(wanted == 0x26)
