@@ -1,0 +1,42 @@
+"""Credentials: the real values, fetched when a request needs them and formed for their place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ext_proc.config import Credential
+from ext_proc.credentials.injection import Injection, check_place, inject
+from ext_proc.credentials.sources import open_source
+from ext_proc.errors import CredentialError
+
+__all__ = ["Credentials", "Injection"]
+
+
+class Credentials:
+    """The credentials of one connection. ConfigError where one can never be formed."""
+
+    def __init__(self, connection: str, credentials: Sequence[Credential]) -> None:
+        for credential in credentials:
+            check_place(credential, connection)
+        self._sources = tuple((credential, open_source(credential.source)) for credential in credentials)
+
+    async def resolve(self) -> tuple[Injection, ...]:
+        """Every credential, in the order of douane.yaml; all or none.
+
+        CredentialError `credential.unavailable` (503, or 502 where a command refuses), `credential.timeout` (503) or
+        `credential.invalid` (502); it names the credential and its source, never the value.
+        """
+        injections = []
+        for credential, source in self._sources:
+            try:
+                secret = await source.read()
+            except CredentialError as error:
+                raise CredentialError(
+                    error.reason,
+                    f"the credential {credential.label}: {error.message}",
+                    remedy=error.remedy,
+                    http_status=error.http_status,
+                    retryable=error.retryable,
+                ) from None
+            injections.append(inject(credential, secret, source.place))
+        return tuple(injections)

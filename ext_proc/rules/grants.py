@@ -1,0 +1,122 @@
+"""Who may do what: a grant ties an issuer and a condition over claims to scopes. What no grant allows is denied."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ext_proc.config import Config
+from ext_proc.decision import Deny
+from ext_proc.errors import ConfigError
+from ext_proc.exchange import Caller, SignedClaims
+from ext_proc.rules.conditions import Condition, ConditionError, Facts, compile_condition
+from ext_proc.rules.paths import is_plain
+from ext_proc.rules.scopes import Scopes
+
+_log = logging.getLogger(__name__)
+_REMEMBERED = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What allows a request: the first grant, in the order of douane.yaml, with a scope that fits."""
+
+    grant: str
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    name: str
+    issuer: str
+    condition: Condition
+    allow: dict[str, frozenset[str]]
+
+
+class Grants:
+    """The grants and scopes of one configuration. ConfigError where one of them can never work."""
+
+    def __init__(self, config: Config) -> None:
+        self._scopes = {
+            name: Scopes(connection.scopes, place=f"connections.{name}.scopes")
+            for name, connection in config.connections.items()
+        }
+        self._rules = tuple(
+            _Rule(
+                grant.name,
+                grant.issuer,
+                compile_condition(grant.condition, f"grants.{grant.name}.if"),
+                {connection: frozenset(scopes) for connection, scopes in grant.allow.items()},
+            )
+            for grant in config.grants
+        )
+        for rule in self._rules:
+            _check_names(rule, config)
+        # Claims are the same object as long as their token is remembered, so most requests evaluate nothing.
+        self._held: OrderedDict[tuple[str, int], tuple[SignedClaims, frozenset[str]]] = OrderedDict()
+
+    def allow(self, connection: str, method: str, path: str, callers: Sequence[Caller]) -> Granted | Deny:
+        """Whether a grant of one of the callers allows the request. `path` is without the query."""
+        scopes = self._scopes.get(connection)
+        if scopes is None:
+            return _deny(f"there is no connection {connection}", "Register it in douane.yaml.")
+        fitting = scopes.matching(method, path)
+        if not fitting:
+            if not is_plain(path):
+                return _deny("the path can be read in more than one way", "Send it without encoded slashes or dots.")
+            return _deny(
+                f"no scope of the connection {connection} covers this method and path",
+                f"Add one under connections.{connection}.scopes, and a grant for it.",
+            )
+        held = {name for caller in callers for name in self._grants_of(caller)}
+        for rule in self._rules:
+            if rule.name in held:
+                allowed = rule.allow.get(connection, frozenset())
+                for scope in fitting:
+                    if scope in allowed:
+                        return Granted(rule.name, scope)
+        who = " and ".join(caller.session_label for caller in callers) or "nobody"
+        return _deny(
+            f"no grant allows this request on the connection {connection} to {who}",
+            f"A grant with one of these scopes would: {', '.join(fitting)}.",
+        )
+
+    def _grants_of(self, caller: Caller) -> frozenset[str]:
+        key = (caller.issuer, id(caller.claims))
+        known = self._held.get(key)
+        if known is not None and known[0] is caller.claims:
+            return known[1]
+        facts = Facts(caller.claims)
+        held = frozenset(r.name for r in self._rules if r.issuer == caller.issuer and _holds(r, facts))
+        self._held[key] = (caller.claims, held)
+        while len(self._held) > _REMEMBERED:
+            self._held.popitem(last=False)
+        return held
+
+
+def _holds(rule: _Rule, facts: Facts) -> bool:
+    try:
+        return rule.condition.holds(facts)
+    except ConditionError as error:
+        # A claim that some tokens lack is the usual case; it grants nothing either way.
+        _log.info("grant.error: grant %s does not apply: %s", rule.name, error)
+        return False
+
+
+def _check_names(rule: _Rule, config: Config) -> None:
+    if rule.issuer not in config.issuers:
+        raise ConfigError("config.unknown_issuer", f"grants.{rule.name}: there is no issuer {rule.issuer!r}")
+    for connection, scopes in rule.allow.items():
+        if connection not in config.connections:
+            raise ConfigError("config.unknown_connection", f"grants.{rule.name}: there is no connection {connection!r}")
+        unknown = sorted(scopes - config.connections[connection].scopes.keys())
+        if unknown:
+            raise ConfigError(
+                "config.unknown_scope", f"grants.{rule.name}: the connection {connection} has no scope {unknown[0]!r}"
+            )
+
+
+def _deny(message: str, remedy: str) -> Deny:
+    return Deny("grant.none", message, remedy=remedy)

@@ -1,0 +1,61 @@
+"""JSON read in the one way every parser agrees on (RFC 8259), so that a rule and the upstream see the same document.
+
+Refused: a name that occurs twice in an object (parsers disagree on which counts), NaN and Infinity, any encoding but
+UTF-8, a byte order mark, text after the value, and nesting deeper than `MAX_DEPTH`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from typing import Any, NoReturn
+
+MAX_DEPTH = 256
+
+# A string that never ends is consumed to the end of the text, and nothing is tried twice: linear on any input.
+_STRINGS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_NO_BRACKETS = re.compile(r"[^\[\]{}]+")
+_STEP = {"[": 1, "{": 1, "]": -1, "}": -1}
+
+
+class StrictJsonError(ValueError):
+    """The text is not JSON, or parsers could read it in different ways. The message holds none of the text."""
+
+
+def parse(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
+    """The document as Python values; StrictJsonError otherwise. Time and memory are linear in the input."""
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise StrictJsonError("it is not UTF-8") from None
+    if _depth_exceeds(text, max_depth):
+        raise StrictJsonError(f"it is nested more than {max_depth} deep")
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+    except StrictJsonError:
+        raise
+    except json.JSONDecodeError as error:
+        raise StrictJsonError(f"it is not JSON (line {error.lineno} column {error.colno})") from None
+    except ValueError:  # an integer with more digits than Python converts
+        raise StrictJsonError("it holds a number that is too long") from None
+    except RecursionError:
+        raise StrictJsonError("it is nested too deep") from None
+
+
+def _depth_exceeds(text: str, limit: int) -> bool:
+    if text.count("[") + text.count("{") <= limit:
+        return False
+    brackets = _NO_BRACKETS.sub("", _STRINGS.sub("", text))
+    return any(depth > limit for depth in itertools.accumulate(map(_STEP.__getitem__, brackets)))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise StrictJsonError("an object in it has the same name twice")
+    return members
+
+
+def _constant(_: str) -> NoReturn:
+    raise StrictJsonError("it holds NaN or Infinity, which are not JSON")
