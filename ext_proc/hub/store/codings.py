@@ -25,7 +25,7 @@ class Encoder(Protocol):
 
 
 class Body:
-    """Collects a request's body, decoding it as it arrives. QueryError TOO_LARGE_STRING_SIZE above `limit` decoded bytes."""
+    """Collects a request's body, decoding it as it arrives. Above `limit` decoded bytes it is refused."""
 
     def __init__(self, coding: str, limit: int) -> None:
         self._limit = limit

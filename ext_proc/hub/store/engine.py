@@ -171,10 +171,11 @@ class Engine:
             types = connection.run("SELECT name FROM system.data_type_families").splitlines()
         return Guard(Vocabulary(functions, _COMBINATORS, types), self._canonical, self._explain)
 
-    def kill(self, query_id: str) -> None:
-        """Cancel the statement that runs under this log_comment."""
+    def cancel_read(self, run_id: str) -> None:
+        """Cancel the query that runs under this log_comment, unless it writes."""
         with self.session({}) as connection:
-            connection.run(f"KILL QUERY WHERE Settings['log_comment'] = {quoted(query_id)} ASYNC")
+            where = f"query_kind = 'Select' AND Settings['log_comment'] = {quoted(run_id)}"
+            connection.run(f"KILL QUERY WHERE {where} ASYNC")
 
     def detached_parts(self) -> list[tuple[str, int, str]]:
         """Parts that the engine set aside: (table, how many, reason). A broken one vanishes from queries silently."""

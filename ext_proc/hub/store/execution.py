@@ -60,13 +60,16 @@ class Executor:
         self._guard = guard
         self._limits = limits
 
-    def run(self, user: User, request: Request, *, get: bool) -> Answer:
-        """QueryError for whatever the guard or the engine refuses. `get`: the method allows reading only."""
+    def run(self, user: User, request: Request, *, run_id: str, get: bool) -> Answer:
+        """QueryError for whatever the guard or the engine refuses. `get`: the method allows reading only.
+
+        `run_id` is what `Engine.cancel_read` takes.
+        """
         if not request.text.strip():
             raise QueryError(62, "SYNTAX_ERROR", "Syntax error: the query is empty")
         statement = self._guard.inspect(user, request.text, request.params)
         settings = session_settings(user, self._limits[user], request.settings)
-        settings["log_comment"] = request.query_id
+        settings["log_comment"] = run_id
         if statement.kind == "read":
             return self._read(user, request, statement, settings)
         if get:

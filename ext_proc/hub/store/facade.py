@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+import uuid
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
@@ -29,7 +30,6 @@ from ext_proc.hub.store.formats import content_type
 log = logging.getLogger(__name__)
 
 _BODY_LIMIT: dict[User, int] = {"writer": 256 << 20, "auditor": 1 << 20}
-_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -103,8 +103,8 @@ class Facade:
         if login is None:
             if http.method == "GET" and not http.url.query:
                 return None
-            raise QueryError(516, "AUTHENTICATION_FAILED", "default: Authentication failed: no user is given; use writer or "
-                        "auditor with the password from the store's folder")  # fmt: skip
+            message = "default: Authentication failed: no user is given; use writer or auditor, with the password "
+            raise QueryError(516, "AUTHENTICATION_FAILED", message + "from the store's folder")
         user = self._passwords.check(login.user, login.password)
         if user is None:
             await asyncio.sleep(self._throttle.failed())
@@ -119,10 +119,7 @@ class Facade:
         async for chunk in http.stream():
             body.feed(chunk)
         request = requests.read(http.query_params.multi_items(), http.headers, body.bytes())
-        get = http.method == "GET"
-        answer = await self._cancellable(
-            http, request.query_id, self._threads[user], lambda: self._executor.run(user, request, get=get)
-        )
+        answer = await self._run(http, user, request)
         headers = self._headers(request.query_id)
         if answer.format:
             headers["X-ClickHouse-Format"] = answer.format
@@ -170,17 +167,19 @@ class Facade:
             # A client that left: the query is cancelled with its connection.
             await asyncio.shield(loop.run_in_executor(self._control, rest.close))
 
-    async def _cancellable(
-        self, http: HttpRequest, query_id: str, threads: ThreadPoolExecutor, work: Callable[[], _T]
-    ) -> _T:
-        """Do `work` in a thread; when the client leaves meanwhile, kill its query."""
+    async def _run(self, http: HttpRequest, user: User, request: requests.Request) -> Answer:
+        """Run it in a thread; if the client leaves meanwhile, cancel what it reads."""
         loop = asyncio.get_running_loop()
-        running = asyncio.ensure_future(loop.run_in_executor(threads, work))
-        gone = asyncio.ensure_future(_gone(http))
+        run_id = str(uuid.uuid4())
+        running = loop.run_in_executor(
+            self._threads[user],
+            functools.partial(self._executor.run, user, request, run_id=run_id, get=http.method == "GET"),
+        )
+        gone = asyncio.create_task(_gone(http))
         try:
-            await asyncio.wait([running, gone], return_when=asyncio.FIRST_COMPLETED)
-            if not running.done() and http.method == "GET":
-                await loop.run_in_executor(self._control, self._engine.kill, query_id)
+            await asyncio.wait([running, gone], return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]
+            if not running.done():
+                await loop.run_in_executor(self._control, self._engine.cancel_read, run_id)
             return await running
         finally:
             gone.cancel()
