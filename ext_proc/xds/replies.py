@@ -1,0 +1,188 @@
+"""What a client is told when Envoy itself ends an exchange: one table, in the form of every other refusal.
+
+Envoy calls these local replies. The workers' own answers (ImmediateResponse) pass through the same mapping and are
+spared by their content type: Envoy's own texts are `text/plain`. An upstream's answers never come here.
+Sources: Envoy's response flags (envoy.data.accesslog.v3.ResponseFlags) and response code details.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLogFilter, ExtensionFilter, ResponseFlagFilter
+from envoy_data_plane.envoy.config.core.v3 import SubstitutionFormatString
+from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import ExpressionFilter
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    LocalReplyConfig,
+    ResponseMapper,
+)
+from envoy_data_plane.google.protobuf import Struct, Value
+
+from ext_proc.xds.typed import pack
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReply:
+    """One kind of local reply: known by any of `flags`, or by a CEL condition on the response."""
+
+    reason: str
+    message: str
+    remedy: str
+    flags: tuple[str, ...] = ()
+    when: str = ""
+
+
+def _details(*prefixes: str) -> str:
+    return " || ".join(f"response.code_details.startsWith('{prefix}')" for prefix in prefixes)
+
+
+HOST_MISMATCH: Final = 421
+METHOD_REFUSED: Final = 405
+PATH_REFUSED: Final = 400
+"""Statuses of the direct responses in `routes`, by which they are told apart here."""
+
+LOCAL_REPLIES: Final = (
+    LocalReply(
+        "request.host_mismatch",
+        "The Host header (or :authority) names another host than the TLS connection was opened for (SNI).",
+        "Open a connection of its own for each host.",
+        when=f"response.code_details == 'direct_response' && response.code == {HOST_MISMATCH}",
+    ),
+    LocalReply(
+        "request.method",
+        "CONNECT is not served here: this is no forward proxy.",
+        "Send the request itself, to the address that `douane up` shows for the connection.",
+        when=f"response.code_details == 'direct_response' && response.code == {METHOD_REFUSED}",
+    ),
+    LocalReply(
+        "request.path",
+        "The path holds an escaped slash or backslash (%2F, %5C), or cannot be normalised: "
+        "it could mean one thing to the policy and another to the upstream.",
+        "Send the path without them.",
+        when=f"(response.code_details == 'direct_response' && response.code == {PATH_REFUSED})"
+        " || response.code_details == 'path_normalization_failed'",
+    ),
+    LocalReply(
+        "gate.no_verdict",
+        "The gate's worker ended without a verdict, so the request was not sent.",
+        "Try again; if it happens again, look into the worker's log.",
+        when=_details("rbac_access_denied"),
+    ),
+    LocalReply(
+        "gate.unavailable",
+        "No worker of the gate could take the request, or the one that held it died. The request was not sent on.",
+        "Try again; `douane up` starts dead workers again. Its log says why they died.",
+        when=_details("ext_proc_error"),
+    ),
+    LocalReply(
+        "gate.overloaded",
+        "Envoy is at its limit of memory or connections.",
+        "Try again later, with fewer requests at once.",
+        flags=("OM",),
+    ),
+    LocalReply(
+        "upstream.timeout",
+        "The upstream did not begin to answer in time. It may have carried the request out.",
+        "Look at the upstream before trying again, or raise `timeout` of the connection.",
+        flags=("UT", "DT", "UMSDR"),
+    ),
+    LocalReply(
+        "upstream.unreachable",
+        "The upstream could not be reached, or its certificate was not accepted. The request was not sent.",
+        "Check `upstream` (and `upstream_ca_file`) of the connection, name service and network; then try again.",
+        flags=("UF", "UH", "DF", "NC", "URX"),
+    ),
+    LocalReply(
+        "upstream.overloaded",
+        "Too many requests to this upstream are open.",
+        "Try again later, with fewer requests at once.",
+        flags=("UO",),
+    ),
+    LocalReply(
+        "upstream.reset",
+        "The upstream closed the connection, or broke the protocol, before it answered. "
+        "It may have carried the request out.",
+        "Look at the upstream before trying again.",
+        flags=("UC", "UR", "LR", "UPE"),
+    ),
+    LocalReply(
+        "request.timeout",
+        "The request stood still for too long, or its head did not arrive in time.",
+        "Send it again without pauses.",
+        flags=("SI",),
+        when="response.code == 408",
+    ),
+    LocalReply(
+        "request.http_version",
+        "HTTP/1.0 is not served.",
+        "Use HTTP/1.1 or HTTP/2.",
+        when="response.code == 426",
+    ),
+    LocalReply(
+        "request.headers_too_large",
+        "The headers are larger than 60 KiB, or more than 200.",
+        "Send fewer or shorter headers.",
+        when="response.code == 431",
+    ),
+    LocalReply(
+        "request.no_route",
+        "Nothing is served at this place.",
+        "Ask for a path that begins with a slash.",
+        flags=("NR",),
+    ),
+    LocalReply(
+        "request.invalid",
+        "The request breaks a rule of HTTP.",
+        "Check the client, and what stands between it and the gate.",
+        flags=("DPE",),
+        when="response.code == 400",
+    ),
+    LocalReply(
+        "gate.refused",
+        "Envoy refused the exchange.",
+        "Its log in the run folder says why.",
+        when="true",
+    ),
+)
+
+OWN_ANSWER: Final = "'content-type' in response.headers && response.headers['content-type'] == 'application/json'"
+"""CEL: the reply is a worker's own."""
+
+
+def local_reply_config() -> LocalReplyConfig:
+    """The table as Envoy's mapping. The first that fits wins."""
+    spared = ResponseMapper(filter=cel(OWN_ANSWER))
+    return LocalReplyConfig(mappers=[spared, *(_mapper(reply, f) for reply in LOCAL_REPLIES for f in _filters(reply))])
+
+
+def _filters(reply: LocalReply) -> list[AccessLogFilter]:
+    by_flag = [AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=list(reply.flags)))] if reply.flags else []
+    return by_flag + ([cel(reply.when)] if reply.when else [])
+
+
+def cel(expression: str) -> AccessLogFilter:
+    """A condition in Envoy's CEL over `request`, `response`, `metadata`."""
+    return AccessLogFilter(
+        extension_filter=ExtensionFilter(
+            name="envoy.access_loggers.extension_filters.cel",
+            typed_config=pack(ExpressionFilter(expression=expression)),
+        )
+    )
+
+
+def _mapper(reply: LocalReply, condition: AccessLogFilter) -> ResponseMapper:
+    fields = {
+        "reason": reply.reason,
+        "message": reply.message,
+        "exchange_id": "%STREAM_ID%",
+        "remedy": reply.remedy,
+    }
+    # In Envoy's formats a percent sign begins a variable; two of them are one.
+    body = {
+        name: Value(string_value=text if name == "exchange_id" else text.replace("%", "%%"))
+        for name, text in fields.items()
+    }
+    return ResponseMapper(
+        filter=condition, body_format_override=SubstitutionFormatString(json_format=Struct(fields=body))
+    )

@@ -1,0 +1,104 @@
+"""Route tables: one for each listener of base-URL mode, one for each host of TLS mode."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.route.v3 import (
+    DirectResponseAction,
+    FilterConfig,
+    HeaderMatcher,
+    RetryPolicy,
+    Route,
+    RouteAction,
+    RouteConfiguration,
+    RouteMatch,
+    RouteMatchConnectMatcher,
+    VirtualHost,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+
+from ext_proc.config.models import Connection
+from ext_proc.xds.filters import GATE, GUARD
+from ext_proc.xds.naming import LONGEST_SILENCE, base_routes, host_routes, route_name, upgrade_cluster
+from ext_proc.xds.replies import HOST_MISMATCH, METHOD_REFUSED, PATH_REFUSED
+from ext_proc.xds.typed import pack
+from ext_proc.xds.upstream import Upstream, upstream
+
+# What Envoy itself adds to a request, on purpose or not: the upstream sees the client's headers only. Not x-request-id,
+# which is the exchange's id: the upstream's logs may keep it, and the access log reads it after the router.
+_ADDED_BY_ENVOY = ("x-forwarded-proto", "x-envoy-external-address", "x-envoy-internal")
+
+
+def base_url(name: str, connection: Connection) -> RouteConfiguration:
+    """Base-URL mode: whatever the Host header says, the port has said which connection is meant."""
+    return _table(base_routes(name), [_virtual_host(name, ["*"], name, connection)])
+
+
+def tls_host(host: str, name: str, connection: Connection) -> RouteConfiguration:
+    """TLS mode, for the connection opened with this host's SNI: Host must say the same, on any port."""
+    elsewhere = VirtualHost(
+        name="elsewhere", domains=["*"], routes=[*_refusals(), _refuse(RouteMatch(prefix="/"), HOST_MISMATCH)]
+    )
+    table = _table(host_routes(host), [_virtual_host(host, [host], name, connection), elsewhere])
+    table.ignore_port_in_host_matching = True
+    return table
+
+
+def _table(name: str, virtual_hosts: list[VirtualHost]) -> RouteConfiguration:
+    return RouteConfiguration(
+        name=name, virtual_hosts=virtual_hosts, request_headers_to_remove=list(_ADDED_BY_ENVOY)
+    )
+
+
+def _virtual_host(name: str, domains: list[str], connection_name: str, connection: Connection) -> VirtualHost:
+    target = upstream(connection_name, connection)
+    route = route_name(connection_name, connection)
+    routes = [*_refusals()]
+    if target.tls:
+        upgrade = HeaderMatcher(name="upgrade", string_match=StringMatcher(exact="websocket", ignore_case=True))
+        routes.append(_route(route, [upgrade], _action(upgrade_cluster(route), target, connection)))
+    routes.append(_route(route, [], _action(route, target, connection)))
+    return VirtualHost(name=name, domains=domains, routes=routes)
+
+
+def _route(name: str, headers: list[HeaderMatcher], action: RouteAction) -> Route:
+    return Route(name=name, match=RouteMatch(prefix="/", headers=headers), route=action)
+
+
+def _action(cluster: str, target: Upstream, connection: Connection) -> RouteAction:
+    return RouteAction(
+        cluster=cluster,
+        host_rewrite_literal=target.authority,
+        prefix_rewrite=f"{target.prefix}/" if target.prefix else "",
+        # `timeout` would cover the whole answer and cut long ones. The timeout of a try does not: once the answer
+        # has begun, it is ignored.
+        timeout=timedelta(0),
+        retry_policy=RetryPolicy(
+            # Only what certainly did not reach the upstream is sent once more.
+            retry_on="connect-failure,refused-stream",
+            num_retries=1,
+            per_try_timeout=connection.timeout,
+        ),
+        idle_timeout=max(LONGEST_SILENCE, connection.timeout + timedelta(minutes=1)),
+    )
+
+
+def _refusals() -> list[Route]:
+    """What no connection serves. Answered here and not by Envoy's path check, which comes before the client's
+    x-request-id is replaced: each refusal has an id of ours."""
+    escaped = RouteMatch(safe_regex=RegexMatcher(regex=r"(?i).*%(?:2f|5c).*"))
+    return [
+        _refuse(RouteMatch(connect_matcher=RouteMatchConnectMatcher()), METHOD_REFUSED),
+        _refuse(escaped, PATH_REFUSED),
+    ]
+
+
+def _refuse(match: RouteMatch, status: int) -> Route:
+    """A direct response. The gate and its guard are off: nothing goes anywhere, and no worker is asked."""
+    off = pack(FilterConfig(disabled=True))
+    return Route(
+        match=match,
+        direct_response=DirectResponseAction(status=status),
+        typed_per_filter_config={GATE: off, GUARD: off},
+    )
