@@ -1,0 +1,242 @@
+"""Finished exchanges as rows, in ClickHouse's RowBinary: columns in order, integers little endian, strings behind
+their length as LEB128 (https://clickhouse.com/docs/interfaces/formats/RowBinary).
+
+An encoder of our own, because a batch must be the same bytes whenever it is sent, and because the encoded columns are
+what the hash chain covers. The types are those of `migrations/`; tests/clickhouse holds the two together.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING
+
+from ext_proc.hub.bodies import NOTHING, Read, Stored, store
+
+if TYPE_CHECKING:
+    from ext_proc.hub.assembler import Attempt, Finished, LoadedConfig
+    from ext_proc.hub.chain import Chains
+    from ext_proc.pb import journal_pb2 as pb
+
+RECORD_VERSION = 1
+
+# In the order in which `_canonical` writes them. Changing them is a new RECORD_VERSION.
+HASHED = (
+    *("record_version", "exchange_id", "ts", "chain_id", "seq", "tenant", "writer", "gate", "connection", "operation"),
+    *("session_id", "session_label", "issuer", "subject", "claims"),
+    *("workload_issuer", "workload_subject", "workload_claims"),
+    *("source_address", "protocol", "method", "scheme", "host", "path", "query"),
+    *("decision", "reason", "message", "policy", "approval_id", "credential"),
+    *("status", "outcome", "duration_us", "code_details", "upstream_address", "config_digest"),
+    *("req_headers", "req_trailers", "req_body_size", "req_body_sha256", "req_form"),
+    *("resp_headers", "resp_trailers", "resp_body_size", "resp_body_sha256", "resp_form"),
+    "masked",
+)
+EXCHANGES = (*HASHED, "req_body", "resp_body", "req_text", "resp_text", "record_hash")
+BODY_PARTS = ("exchange_id", "chain_id", "ts", "direction", "n", "data")
+CONFIGS = ("ts", "writer", "gate", "digest", "origin", "text")
+
+_LAST_US = 4_102_444_800_000_000
+"""2100-01-01: a gate's clock may be wrong, but no row may be one that ClickHouse refuses."""
+
+_q = struct.Struct("<q").pack
+_Q = struct.Struct("<Q").pack
+_H = struct.Struct("<H").pack
+_I = struct.Struct("<I").pack
+_IQQQ = struct.Struct("<IQQQ").pack
+_SHORT = [bytes([n]) for n in range(128)]
+_EMPTY = b"\0"
+_NIL = bytes(16)
+
+
+def _size(n: int) -> bytes:
+    """LEB128."""
+    if n < 128:
+        return _SHORT[n]
+    out = bytearray()
+    while n > 127:
+        out.append(n & 127 | 128)
+        n >>= 7
+    out.append(n)
+    return bytes(out)
+
+
+def _bytes(value: bytes) -> bytes:
+    n = len(value)
+    return _SHORT[n] + value if n < 128 else _size(n) + value
+
+
+def _text(value: str) -> bytes:
+    return _bytes(value.encode()) if value else _EMPTY
+
+
+def _uuid(value: bytes) -> bytes:
+    """Two little-endian halves, the high one first."""
+    value = value if len(value) == 16 else value[:16].rjust(16, b"\0")
+    return value[7::-1] + value[:7:-1]
+
+
+def _time(at_us: int) -> bytes:
+    return _q(min(max(at_us, 0), _LAST_US))
+
+
+def _headers(headers: Collection[pb.Header]) -> bytes:
+    out = [_size(len(headers))]
+    add = out.append
+    for header in headers:
+        name = header.name.encode()
+        value = header.value
+        n, m = len(name), len(value)
+        add(_SHORT[n] if n < 128 else _size(n))
+        add(name)
+        add(_SHORT[m] if m < 128 else _size(m))
+        add(value)
+    return b"".join(out)
+
+
+def _masked(masks: Collection[pb.Mask]) -> bytes:
+    if not masks:
+        return _EMPTY
+    out = [_size(len(masks))]
+    for mask in masks:
+        out.append(_text(mask.place))
+        out.append(_IQQQ(mask.index, mask.start, mask.length, mask.original_length))
+        out.append(_text(mask.detector))
+        out.append(_text(mask.fingerprint))
+    return b"".join(out)
+
+
+def exchange(finished: Finished, chains: Chains, *, read: Read, add_part: Callable[[bytes], None], limit: int) -> bytes:
+    """The row of `exchanges`, entered in its chain. `add_part` takes its rows of `body_parts`, in order.
+
+    `read` fetches what is not in memory; `limit` bounds what a body may decode to, in bytes.
+    """
+    attempt = finished.attempt
+    chain_id = chains.name(finished.gate)
+    at_us = _started_us(finished)
+    request = response = NOTHING
+    if attempt is not None:
+        prefix = _uuid(finished.exchange_id) + _text(chain_id) + _time(at_us)
+
+        def body(direction: int, headers: Iterable[pb.Header]) -> Stored:
+            def spill(n: int, data: bytes) -> None:
+                add_part(prefix + _SHORT[direction] + _I(n) + _bytes(data))
+
+            pieces = attempt.bodies[direction]
+            if not pieces.pieces:
+                return NOTHING
+            coding = b",".join(h.value for h in headers if h.name == "content-encoding")
+            return store(pieces, coding, read=read, spill=spill, max_decoded=limit)
+
+        request = body(0, attempt.opened.headers)
+        response = body(1, attempt.head.headers if attempt.head is not None else ())
+    canonical = _canonical(finished, attempt, chain_id, chains.next_seq(chain_id), at_us, request, response)
+    record_hash = chains.extend(chain_id, canonical)
+    bodies = (request.inline, response.inline, request.text, response.text)
+    return b"".join((canonical, *map(_bytes, bodies), record_hash))
+
+
+def config(loaded: LoadedConfig) -> bytes:
+    """The row of `configs`."""
+    texts = (loaded.gate.writer, loaded.gate.name, loaded.config.digest, loaded.config.origin, loaded.config.text)
+    return b"".join((_time(loaded.at_us), *map(_text, texts)))
+
+
+def _started_us(finished: Finished) -> int:
+    if finished.attempt is not None:
+        return finished.attempt.opened_us
+    assert finished.access is not None
+    return finished.access.started_us or finished.ended_us
+
+
+def _canonical(
+    finished: Finished,
+    attempt: Attempt | None,
+    chain_id: str,
+    seq: int,
+    at_us: int,
+    request: Stored,
+    response: Stored,
+) -> bytes:
+    """The columns `HASHED`."""
+    access = finished.access
+    opened = attempt.opened if attempt is not None else None
+    verdict = attempt.verdict if attempt is not None else None
+    head = attempt.head if attempt is not None else None
+    closed = attempt.closed if attempt is not None else None
+    where = opened or access  # both name connection, method, host, path and query
+    assert where is not None
+    details = (head.code_details if head is not None else "") or (access.details if access is not None else "")
+    status = (head.status if head is not None else 0) or (access.status if access is not None else 0)
+    out = [
+        _SHORT[RECORD_VERSION],
+        _uuid(finished.exchange_id),
+        _time(at_us),
+        _text(chain_id),
+        _Q(seq),
+        _EMPTY,  # tenant: an installation has one until tenants are configured
+        _text(finished.gate.writer),
+        _text(finished.gate.name),
+        _text(where.connection),
+        _text(verdict.operation) if verdict is not None else _EMPTY,
+        *_identities(verdict),
+        _text(opened.source_address) if opened is not None else _EMPTY,
+        _text(opened.protocol) if opened is not None else _EMPTY,
+        _text(where.method),
+        _text(opened.scheme) if opened is not None else _EMPTY,
+        _text(where.host),
+        _text(where.path),
+        _text(where.query),
+    ]
+    if verdict is not None:
+        out.append(_text(verdict.decision))
+        out.append(_text((closed.reason if closed is not None else "") or verdict.reason))
+        out.extend(map(_text, (verdict.message, verdict.policy, verdict.approval_id, verdict.credential)))
+    else:
+        # Without a verdict Envoy lets nothing pass.
+        reason = (closed.reason if closed is not None else "") or details
+        out.append(b"\x04deny" + _text(reason) + _EMPTY * 4)
+    out.append(_H(min(status, 65535)))
+    out.append(_text(finished.outcome))
+    out.append(_Q(_duration_us(finished, at_us)))
+    out.append(_text(details))
+    out.append(_text(head.upstream_address) if head is not None else _EMPTY)
+    out.append(_text(opened.config_digest) if opened is not None else _EMPTY)
+    sides = ((opened, request, 0), (head, response, 1))
+    for side, stored, direction in sides:
+        trailers = attempt.trailers[direction] if attempt is not None else None
+        out.append(_headers(side.headers) if side is not None else _EMPTY)
+        out.append(_headers(trailers.trailers) if trailers is not None else _EMPTY)
+        out.append(_Q(stored.size))
+        out.append(stored.sha256)
+        out.append(_SHORT[stored.form])
+    masks = attempt.masks if attempt is not None else access.masks if access is not None else ()
+    out.append(_masked(masks))
+    return b"".join(out)
+
+
+def _identities(verdict: pb.Verdict | None) -> tuple[bytes, ...]:
+    """session_id, session_label, issuer, subject, claims; then the workload's issuer, subject and claims."""
+    if verdict is None:
+        return (_NIL, _EMPTY * 7)
+    caller, workload = verdict.caller, verdict.workload
+    session = caller if caller.session_id else workload  # a job without a token of its own runs as its pod
+    return (
+        _uuid(session.session_id),
+        _text(session.session_label),
+        _text(caller.issuer),
+        _text(caller.subject),
+        _text(caller.claims_json),
+        _text(workload.issuer),
+        _text(workload.subject),
+        _text(workload.claims_json),
+    )
+
+
+def _duration_us(finished: Finished, at_us: int) -> int:
+    attempt, access = finished.attempt, finished.access
+    if attempt is not None and attempt.closed is not None and attempt.closed.duration_us:
+        return attempt.closed.duration_us
+    if access is not None and access.duration_us:
+        return access.duration_us
+    return max(finished.ended_us - at_us, 0)
