@@ -15,9 +15,9 @@ __all__ = ["Credentials", "Injection"]
 class Credentials:
     """The credentials of one connection. ConfigError where one can never be formed."""
 
-    def __init__(self, connection: str, credentials: Sequence[Credential]) -> None:
+    def __init__(self, credentials: Sequence[Credential]) -> None:
         for credential in credentials:
-            check_place(credential, connection)
+            check_place(credential)
         self._sources = tuple((credential, open_source(credential.source)) for credential in credentials)
 
     async def resolve(self) -> tuple[Injection, ...]:

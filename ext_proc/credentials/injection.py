@@ -27,14 +27,13 @@ class Injection:
     secret: bytes = field(repr=False)
 
 
-def check_place(credential: Credential, connection: str) -> None:
+def check_place(credential: Credential) -> None:
     """ConfigError `config.value` where no value could make a valid field."""
     user = credential.basic
     if user is not None and (":" in user or _CONTROL.search(user.encode())):
         raise ConfigError(
             "config.value",
-            f"connections.{connection}.credentials: the Basic user name of {credential.label} has a colon or a "
-            "control character",
+            f"the Basic user name of the credential {credential.label} has a colon or a control character",
             remedy="RFC 7617 allows neither.",
         )
 
