@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ext_proc.config import Loaded
+    from ext_proc.pb import journal_pb2
 
 log = logging.getLogger("douane.app")
 
@@ -114,7 +115,7 @@ async def run_worker(loaded: Loaded, slot: int) -> None:
         log.error("worker %d stops with %d bytes unshipped; the next start ships them", slot, left)
 
 
-def _config_event(digest: str, text: str, origin: str) -> object:
+def _config_event(digest: str, text: str, origin: str) -> journal_pb2.Event:
     from ext_proc.pb import journal_pb2
     from ext_proc.stream import now_us
 

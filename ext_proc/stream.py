@@ -76,8 +76,10 @@ class Stream:
                     return await self._on_response_head(phase)
                 case codec.Trailers("request"):
                     return await self._on_request_trailers(phase)
-                case codec.Trailers():
+                case codec.Trailers("response"):
                     return await self._on_response_trailers(phase)
+                case _:
+                    raise Cut("gate.unknown_message")
         except DouaneError as fault:
             return await self._fail(denial(fault))
 
