@@ -1,0 +1,3 @@
+module douane/bench/load
+
+go 1.22
