@@ -56,6 +56,7 @@ class Leftover:
         self.slot = slot
         self.journal = folder.name
         self._files = JournalFiles(folder)
+        self._recovered = False
 
     @property
     def start(self) -> int:
@@ -73,9 +74,12 @@ class Leftover:
         return self._files.modified()
 
     def recover(self) -> None:
-        """Cut the torn tail. Blocking; reads the whole journal."""
+        """Cut the torn tail, once. Blocking; reads the whole journal."""
+        if self._recovered:
+            return
         for path in self._files.recover(synced=False):
             log.error("records after a damaged place of a journal cannot be shipped; kept in %s", path)
+        self._recovered = True
 
     def read(self, offset: int, max_bytes: int) -> bytes:
         return self._files.read(offset, max_bytes)

@@ -43,9 +43,18 @@ class Spool:
     sealed = False
 
     def __init__(
-        self, folder: Path, slot: int, *, max_size: int, max_lag: timedelta, durability: Durability, min_free: int
+        self,
+        folder: Path,
+        slot: int,
+        *,
+        slots: int,
+        max_size: int,
+        max_lag: timedelta,
+        durability: Durability,
+        min_free: int,
     ) -> None:
         self.slot = slot
+        self.slots = slots
         self.journal = str(uuid4())
         self.durability = durability
         self.appended = asyncio.Event()
@@ -54,6 +63,8 @@ class Spool:
         self._files = JournalFiles(folder / self.journal, segment_size=segment_size)
         self._max_lag = max_lag.total_seconds()
         self._max_wait = min(self._max_lag, HUB_PATIENCE_S) if durability == "hub" else self._max_lag
+        # A large body is shipped while it is written, so it need not fit in one piece beside everything else.
+        self._largest_hint = max_size // 4
         self._space = Space(folder, max_size=max_size, min_free=min_free)
         self._lag = Lag()
         self._leftover_since: float | None = None
@@ -84,9 +95,17 @@ class Spool:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(error, folder) from error
-        spool = cls(folder, slot, max_size=max_size, max_lag=max_lag, durability=durability, min_free=min_free)
+        spool = cls(
+            folder,
+            slot,
+            slots=slots,
+            max_size=max_size,
+            max_lag=max_lag,
+            durability=durability,
+            min_free=min_free,
+        )
         try:
-            spool._take(slots)
+            spool._take()
         except OSError as error:
             spool.close()
             raise _unwritable(error, folder) from error
@@ -108,7 +127,7 @@ class Spool:
         now = time.monotonic()
         if self._fault is not None:
             self._probe(now)
-        self._space.check(size_hint, now)
+        self._space.check(min(size_hint, self._largest_hint), now)
         if self._lag.seconds(now) > self._max_wait:
             raise _late(self._lag.seconds(now), self._max_wait)
         if self._leftover_since is not None and now - self._leftover_since > self._max_lag:
@@ -154,6 +173,9 @@ class Spool:
                 "Check that the hub runs and that hub.url is right.",
             ) from None
 
+    def recover(self) -> None:
+        """Nothing to do: a failed append leaves nothing behind."""
+
     def read(self, offset: int, max_bytes: int) -> bytes:
         """Whole frames of this journal, for the shipper."""
         return self._files.read(offset, max_bytes)
@@ -192,11 +214,11 @@ class Spool:
             lock.release()
         self._locks.clear()
 
-    def _take(self, slots: int) -> None:
+    def _take(self) -> None:
         self._locks.append(SlotLock.take(self._folder))
         self.leftovers = leftovers(self._folder, self.slot)
         if self.slot == 0:
-            self._adopt(slots)
+            self._adopt()
         if self.leftovers:
             self.leftovers.sort(key=Leftover.modified)
             self._space.add(sum(leftover.size for leftover in self.leftovers))
@@ -207,10 +229,10 @@ class Spool:
             sync_folder(self._folder)
             sync_folder(self._folder.parent)
 
-    def _adopt(self, slots: int) -> None:
+    def _adopt(self) -> None:
         for folder in self._folder.parent.glob("slot-*"):
             number = folder.name.removeprefix("slot-")
-            if number.isdecimal() and int(number) >= slots and (found := leftovers(folder, int(number))):
+            if number.isdecimal() and int(number) >= self.slots and (found := leftovers(folder, int(number))):
                 try:
                     self._locks.append(SlotLock.take(folder, wait_s=0))
                 except RecordError:

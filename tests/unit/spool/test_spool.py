@@ -95,11 +95,13 @@ def test_a_full_spool_refuses_new_requests_but_not_appends_in_flight(tmp_path: P
     spool.close()
 
 
-def test_a_hint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_a_body_larger_than_the_spool_is_admitted_into_an_empty_one(tmp_path: Path) -> None:
     spool = open_spool(tmp_path, max_size=1 << 20)
-    spool.admit(1 << 20)
+    spool.admit(300 << 20)  # it is shipped while it is written
+    spool.append(event(size=800 << 10))
     with pytest.raises(RecordError, match="max_size"):
-        spool.admit((1 << 20) + 1)
+        spool.admit(300 << 20)
+    spool.admit(100 << 10)
     spool.close()
 
 

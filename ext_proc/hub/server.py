@@ -1,0 +1,193 @@
+"""The hub's process: ingest, authority, ledger and console in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from ext_proc.errors import HubError
+from ext_proc.hub.authority import AuthorityService, Sessions
+from ext_proc.hub.console import Condition, Console, application, bind
+from ext_proc.hub.ingest import Ingest
+from ext_proc.hub.replica import Replicas
+from ext_proc.hubclient import AUTHORITY, INGEST, MAX_MESSAGE
+from ext_proc.pb import hub_pb2
+from ext_proc.supervisor.health import read_state
+
+if TYPE_CHECKING:
+    from ext_proc.config import Config, Hub, Tls
+
+log = logging.getLogger(__name__)
+
+_GRACE_S = 1.0
+
+
+async def serve(config: Config) -> None:
+    """Run the hub until SIGTERM or SIGINT, then bring what it received into ClickHouse, within `gate.drain`.
+
+    HubError `hub.locked`, `hub.tls`, `hub.listen`, `console.listen` when it cannot begin.
+    """
+    from ext_proc.hub.ledger import Ledger
+
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    path = Path(config.hub.path)
+    with own(path):
+        replicas = await asyncio.to_thread(Replicas, path)
+        sessions = await asyncio.to_thread(Sessions, path / "authority.sqlite")
+        ledger = Ledger(replicas, config)
+        console = Console(application({"ledger": _ledger(ledger), "gate": _gate(Path(config.gate.run_dir))}))
+        tasks = {
+            asyncio.create_task(ledger.run(), name="ledger"),
+            asyncio.create_task(replicas.keep_clocks(), name="clocks"),
+            asyncio.create_task(console.serve([bind(config.console.listen)]), name="console"),
+        }
+        stop = asyncio.create_task(stopping.wait())
+        try:
+            async with listening(config.hub, replicas, sessions):
+                log.info("the hub serves %s, its console %s", config.hub.listen, config.console.listen)
+                done, _ = await asyncio.wait({*tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stop}:  # none of them ends by itself: let the supervisor begin anew
+                raise HubError("hub.failed", f"the hub's {task.get_name()} ended") from task.exception()
+            left = await ledger.drain(config.gate.drain.total_seconds())
+            if left:
+                log.warning("the hub stops before all it received is in ClickHouse; the next start goes on there")
+        finally:
+            console.stop()
+            for task in (*tasks, stop):
+                task.cancel()
+            await asyncio.gather(*tasks, stop, return_exceptions=True)
+            replicas.close()
+            sessions.close()
+
+
+@contextlib.asynccontextmanager
+async def listening(hub: Hub, replicas: Replicas, sessions: Sessions) -> AsyncIterator[grpc.aio.Server]:
+    """The gRPC server of Ingest and Authority on `hub.listen`."""
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.max_send_message_length", MAX_MESSAGE),
+            ("grpc.so_reuseport", 0),  # a second hub on one port must fail, not take every other stream
+        ]
+    )
+    writer_of = _local_writer if hub.listen.startswith("unix:") else _certified_writer
+    server.add_generic_rpc_handlers(
+        (_ingest(Ingest(replicas, writer_of)), _authority(AuthorityService(sessions, writer_of)))
+    )
+    _bind(server, hub)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop(_GRACE_S)
+
+
+@contextlib.contextmanager
+def own(path: Path) -> Iterator[None]:
+    """Two hubs must not write one folder."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise HubError(
+            "hub.locked", f"another hub owns {path}", remedy="Stop it, or give this hub a hub.path of its own."
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _bind(server: grpc.aio.Server, hub: Hub) -> None:
+    try:
+        if hub.listen.startswith("unix:"):
+            before = os.umask(0o177)  # only this user may connect: on the socket, that is the proof of who writes
+            try:
+                server.add_insecure_port(hub.listen)
+            finally:
+                os.umask(before)
+        elif hub.tls is None:
+            raise HubError("hub.tls", "a hub on the network needs mutual TLS", remedy="Add hub.tls.")
+        else:
+            server.add_secure_port(hub.listen, _credentials(hub.tls))
+    except RuntimeError as error:
+        raise HubError(
+            "hub.listen", f"the hub cannot listen on {hub.listen}", remedy="Is it taken?", detail=str(error)
+        ) from error
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    try:
+        pair = (Path(tls.key_file).read_bytes(), Path(tls.cert_file).read_bytes())
+        return grpc.ssl_server_credentials([pair], Path(tls.ca_file).read_bytes(), require_client_auth=True)
+    except OSError as error:
+        raise HubError("hub.tls", f"{error.filename}: {error.strerror}", remedy="Check hub.tls.") from error
+
+
+def _local_writer(_context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """The socket's mode lets no other user in."""
+    return f"local:{os.getuid()}"
+
+
+def _certified_writer(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """The first subject alternative name of the client's certificate, or else its common name."""
+    identity = context.auth_context()
+    names = identity.get("x509_subject_alternative_name") or identity.get("x509_common_name") or [b""]
+    name: str = names[0].decode("utf-8", "replace")
+    return name
+
+
+def _ingest(service: Ingest) -> grpc.GenericRpcHandler:
+    ship = grpc.stream_stream_rpc_method_handler(
+        service.ship, hub_pb2.ShipRequest.FromString, hub_pb2.ShipReply.SerializeToString
+    )
+    return grpc.method_handlers_generic_handler(INGEST, {"Ship": ship})
+
+
+def _authority(service: AuthorityService) -> grpc.GenericRpcHandler:
+    methods: dict[str, tuple[Callable[..., Any], type[Any], type[Any]]] = {
+        "CreateSession": (service.create_session, hub_pb2.CreateSessionRequest, hub_pb2.Session),
+        "ResolveSession": (service.resolve_session, hub_pb2.ResolveSessionRequest, hub_pb2.Session),
+        "RevokeSession": (service.revoke_session, hub_pb2.RevokeSessionRequest, hub_pb2.RevokeSessionReply),
+    }
+    return grpc.method_handlers_generic_handler(
+        AUTHORITY,
+        {
+            name: grpc.unary_unary_rpc_method_handler(behaviour, request.FromString, reply.SerializeToString)
+            for name, (behaviour, request, reply) in methods.items()
+        },
+    )
+
+
+def _ledger(ledger: Any) -> Condition:
+    async def healthy() -> tuple[bool, str]:
+        ok, message = ledger.healthy()
+        return ok, message
+
+    return healthy
+
+
+def _gate(run_dir: Path) -> Condition:
+    """Whether the gate beside this hub is up, where one supervisor runs both."""
+
+    async def up() -> tuple[bool, str]:
+        state = await asyncio.to_thread(read_state, run_dir)
+        if state is None or state.get("supervisor") != os.getppid():
+            return True, "no gate beside this hub"
+        return bool(state.get("ready")), "Envoy and its workers are up" if state.get("ready") else "starting"
+
+    return up
