@@ -41,7 +41,7 @@ def main() -> None:
 
     loaded = load(options.config)
     if options.role == "worker":
-        asyncio.run(run_worker(loaded, options.slot))
+        asyncio.run(run_worker(loaded, options.slot, _fingerprint_key(loaded), _seal_key(loaded)))
     elif options.role == "hub":
         from ext_proc.hub.server import serve
 
@@ -58,7 +58,7 @@ def keep_memory_private() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-async def run_worker(loaded: Loaded, slot: int) -> None:
+async def run_worker(loaded: Loaded, slot: int, fingerprint_key: bytes, seal_key: bytes | None) -> None:
     """One ext_proc worker: Envoy's requests, the journal of its slot, and the shipping of it."""
     from ext_proc.config import parse
     from ext_proc.hubclient import Authority, HubClient
@@ -73,7 +73,7 @@ async def run_worker(loaded: Loaded, slot: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     client = HubClient(settings.hub)
-    runtime = Runtime(Authority(client), _fingerprint_key(loaded), _seal_key(loaded))
+    runtime = Runtime(Authority(client), fingerprint_key, seal_key)
     spool = Spool.open(
         Path(settings.recording.spool.path),
         slot,
@@ -84,10 +84,13 @@ async def run_worker(loaded: Loaded, slot: int) -> None:
     )
     shipper = Shipper(spool, client, gate=settings.gate.name)
 
+    warming: set[asyncio.Future[None]] = set()
+
     def apply(text: str, origin: str) -> str:
         changed = parse(text, origin, loaded.path.parent)
         snapshot = runtime.apply(changed)
         spool.append(_config_event(snapshot.digest, text, origin))
+        warming.add(asyncio.ensure_future(runtime.warm()))
         return snapshot.digest
 
     apply(loaded.text, str(loaded.path))

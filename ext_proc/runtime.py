@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ext_proc import config
 from ext_proc.credentials import Credentials
+from ext_proc.errors import DouaneError
 from ext_proc.exchange import Exchange
 from ext_proc.masking import ExchangeMasker, Known, Masker
 from ext_proc.oidc import KeySets, Presented, Verifier
@@ -21,6 +23,8 @@ from ext_proc.xds.naming import route_name
 
 if TYPE_CHECKING:
     from ext_proc.hubclient import Authority
+
+log = logging.getLogger("douane.runtime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,10 @@ class Snapshot:
         presented: Presented,
         secrets: Sequence[tuple[str, bytes]],
     ) -> ExchangeMasker:
-        """The masker of one exchange: the caller's tokens, what it sent in a credential's place, and the real ones."""
-        known = [Known(f"credential:{label}", value, redact=True) for label, value in secrets]
+        """The masker of one exchange: the caller's tokens, what it sent in a credential's place, and the real ones;
+        `secrets` (name, value) are others that must not be stored."""
+        known = [Known(f"credential:{label}", value, redact=True) for label, value in connection.credentials.known()]
+        known += [Known(name, value) for name, value in secrets]
         known += [Known("token", token) for token in presented.tokens]
         known += [Known("placeholder", value) for value in presented.placeholders]
         known += [
@@ -84,6 +90,14 @@ class Runtime:
         snapshot = self._compile(loaded)
         self._snapshots = (snapshot, *self._snapshots[:1])
         return snapshot
+
+    async def warm(self) -> None:
+        """Fetch every credential once, so that it is masked even in requests that are refused before one is needed."""
+        for connection in self.current.connections.values():
+            try:
+                await connection.credentials.resolve()
+            except DouaneError as fault:
+                log.warning("connection %s: %s", connection.name, fault)
 
     def lookup(self, route: str) -> tuple[Snapshot, CompiledConnection] | None:
         """The newest snapshot that has exactly this route: connection and upstream. A credential is thus never sent to

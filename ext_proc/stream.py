@@ -186,7 +186,7 @@ class Stream:
         if isinstance(passage, Deny):
             return await self._refuse(passage)
         self._collected = None
-        recorder = self._recorder = self._new_recorder(passage.injected.secrets)
+        recorder = self._recorder = self._new_recorder()
         recorder.open()
         if body:
             recorder.request_body(body, last=trailers is None)
@@ -210,7 +210,7 @@ class Stream:
             workload=identified.workload,
         )
 
-    def _new_recorder(self, secrets: tuple[tuple[str, bytes], ...]) -> Recorder:
+    def _new_recorder(self, secrets: tuple[tuple[str, bytes], ...] = ()) -> Recorder:
         assert self._head is not None
         exchange = replace(self._head.exchange, connection=self._connection.name)
         masker = self._snapshot.exchange_masker(self._connection, exchange, self._presented, secrets)
@@ -227,7 +227,7 @@ class Stream:
         """Refuse and record it. Nothing has reached the upstream."""
         assert self._head is not None
         self.done = True
-        recorder = self._new_recorder(self._connection.credentials.known())
+        recorder = self._new_recorder()
         recorder.open()
         if self._collected:
             try:
@@ -278,7 +278,7 @@ class Stream:
         if isinstance(answer, Deny):
             return await self._refuse(answer)
         self.done = True
-        recorder = self._new_recorder((*self._connection.credentials.known(), *answer.secrets))
+        recorder = self._new_recorder(answer.secrets)
         recorder.open()
         recorder.verdict(None, policy="session", caller=identified.caller, workload=identified.workload)
         json_type = Headers([("content-type", b"application/json")])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
-from ext_proc.config import Credential
+from ext_proc.config import Credential, CredentialSource
 from ext_proc.credentials.injection import Injection, check_place, inject
 from ext_proc.credentials.sources import open_source
 from ext_proc.errors import CredentialError
 
-__all__ = ["Credentials", "Injection"]
+__all__ = ["Credentials", "Injection", "read_once"]
 
 
 class Credentials:
@@ -18,6 +19,7 @@ class Credentials:
     def __init__(self, credentials: Sequence[Credential]) -> None:
         for credential in credentials:
             check_place(credential)
+        self._known: dict[str, tuple[bytes, ...]] = {}
         self._sources = tuple((credential, open_source(credential.source)) for credential in credentials)
 
     async def resolve(self) -> tuple[Injection, ...]:
@@ -39,4 +41,19 @@ class Credentials:
                     retryable=error.retryable,
                 ) from None
             injections.append(inject(credential, secret, source.place))
+            self._remember(credential.label, secret)
         return tuple(injections)
+
+    def known(self) -> tuple[tuple[str, bytes], ...]:
+        """(label, secret) of what was resolved last, and before it was replaced: what must be masked wherever it is."""
+        return tuple((label, secret) for label, secrets in self._known.items() for secret in secrets)
+
+    def _remember(self, label: str, secret: bytes) -> None:
+        secrets = self._known.get(label, ())
+        if secret not in secrets:
+            self._known[label] = (secret, *secrets[:1])
+
+
+def read_once(source: CredentialSource) -> bytes:
+    """A value needed once at start (a key of ours). CredentialError as in `Credentials.resolve`."""
+    return asyncio.run(open_source(source).read())

@@ -18,7 +18,6 @@ class Injected:
     put: tuple[tuple[str, bytes], ...] = field(repr=False)
     path: str | None = field(repr=False)
     labels: tuple[str, ...]
-    secrets: tuple[tuple[str, bytes], ...] = field(repr=False)
 
 
 class CredentialStage:
@@ -36,7 +35,6 @@ class CredentialStage:
             put=tuple((i.header, i.value) for i in headers if i.header),
             path=_with_query(exchange, [i for i in injections if i.query is not None]),
             labels=tuple(i.label for i in injections),
-            secrets=tuple((i.label, i.secret) for i in injections),
         )
 
 
