@@ -128,7 +128,7 @@ DEFAULT: tuple[Detector, ...] = (
         "://",
         r"[^\s/@\"'<>`\\]{3,}+(?=@[A-Za-z0-9\[])",
         before=r"[^\s/@\"'<>?#\\:`]{0,64}:",
-        run=r"[^\s/@\"'<>`\\]*+",
+        run=r"[^\s/@\"'<>`\\]*+@?",
         check=lambda v: not v.startswith((b"$", b"{", b"%3C", b"[MASKED")),
     ),
     after(

@@ -8,6 +8,7 @@ unit, so that mixed escapes (`a%2Fb\\u0063`) are followed too.
 from __future__ import annotations
 
 import base64
+import html
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ SHORTEST = 6
 _HEAD = 12
 _URL_TO_STD = bytes.maketrans(b"-_", b"+/")
 _SIMPLE = {0x22: 0x22, 0x5C: 0x5C, 0x2F: 0x2F, 0x6E: 10, 0x72: 13, 0x74: 9, 0x62: 8, 0x66: 12}
+_ENTITIES = {b"amp": 0x26, b"lt": 0x3C, b"gt": 0x3E, b"quot": 0x22, b"apos": 0x27}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class KnownSet:
         self._heads: list[bytes] = []
         for known in self.values:
             if len(known.value) >= SHORTEST:
-                for form, head in _forms(known):
+                for form, head in dict.fromkeys((f, h.lower()) for f, h in _forms(known)):
                     self._forms.append(form)
                     self._heads.append(head)
         self._prefixes = frozenset(h[:n] for h in self._heads for n in range(1, len(h)))
@@ -72,7 +74,9 @@ class KnownSet:
         self._database: hyperscan.Database | None = None
         if self._heads:
             self._database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
-            self._database.compile(self._heads, ids=list(range(len(self._heads))), flags=0, literal=True)
+            self._database.compile(
+                self._heads, ids=list(range(len(self._heads))), flags=hyperscan.HS_FLAG_CASELESS, literal=True
+            )
 
     def find(self, buffer: bytes, last: bool) -> tuple[list[Found], int]:
         """All occurrences, and the offset from which an occurrence may still be incomplete (the end if none)."""
@@ -110,8 +114,9 @@ class KnownSet:
         return None
 
     def _partial(self, buffer: bytes, prefixes: frozenset[bytes]) -> int:
-        for length in range(min(self._longest - 1, len(buffer)), 0, -1):
-            if buffer[-length:] in prefixes:
+        end = buffer[-self._longest :].lower()
+        for length in range(min(self._longest - 1, len(end)), 0, -1):
+            if end[-length:] in prefixes:
                 return length
         return 0
 
@@ -141,7 +146,7 @@ def _forms(known: Known) -> Iterable[tuple[_Form, bytes]]:
         quoted = quote_from_bytes(start, safe="").encode()
         url = start.translate(bytes.maketrans(b"+/", b"-_"))
         variants = (start, url, start.replace(b"/", b"\\/"), quoted, _lower_percent(quoted))
-        for head in dict.fromkeys(variants):
+        for head in variants:
             yield form, head
 
 
@@ -149,7 +154,11 @@ def _plain_heads(value: bytes) -> Sequence[bytes]:
     start = value[:_HEAD]
     latin = start.decode("latin-1")
     dumped = json.dumps(latin)[1:-1].encode()
+    escaped = html.escape(latin)
     heads = [start, dumped, dumped.replace(b"/", b"\\/")]
+    heads += [
+        h.encode("latin-1") for h in (escaped, html.escape(latin, quote=False), escaped.replace("&#x27;", "&#39;"))
+    ]
     for safe in ("", "/", "/:@!$&'()*+,;="):
         quoted = quote_from_bytes(start, safe=safe).encode()
         heads += [quoted, _lower_percent(quoted), quoted.replace(b"%20", b"+")]
@@ -210,7 +219,7 @@ def _unit(buffer: bytes, at: int, wanted: int, base64_text: bool) -> int | None:
         if _SIMPLE.get(kind) == wanted:
             return 2
         return 1 if wanted == byte else 0
-    if (byte == 0x26 and wanted != 0x26) or (byte == 0x26 and buffer[at : at + 2] == b"&#"):  # &#DD; &#xHH;
+    if byte == 0x26:  # &amp; &#DD; &#xHH;
         return _entity(buffer, at, wanted)
     if byte == wanted or (base64_text and byte in b"-_" and b"+/"[b"-_".index(byte)] == wanted):
         return 1
@@ -233,9 +242,11 @@ def _entity(buffer: bytes, at: int, wanted: int) -> int | None:
     end = buffer.find(b";", at, at + 8)
     if end < 0:
         return None if len(buffer) < at + 8 else int(wanted == 0x26)
-    text = buffer[at + 2 : end]
-    try:
-        value = int(text[1:], 16) if text[:1] in b"xX" and text else int(text)
-    except ValueError:
-        return int(wanted == 0x26)
+    text = buffer[at + 1 : end]
+    value = _ENTITIES.get(text)
+    if value is None and text[:1] == b"#":
+        try:
+            value = int(text[2:], 16) if text[1:2] in b"xX" and text[1:] else int(text[1:])
+        except ValueError:
+            value = None
     return end + 1 - at if value == wanted else int(wanted == 0x26)
