@@ -13,11 +13,11 @@ from ext_proc.xds.naming import route_name
 
 if TYPE_CHECKING:
     from ext_proc.xds.admin import Admin
-    from ext_proc.xds.apply import apply, confirm
     from ext_proc.xds.ca import CertificateAuthority
     from ext_proc.xds.envoy import Envoy
     from ext_proc.xds.files import Files
     from ext_proc.xds.resources import Resources, build
+    from ext_proc.xds.rollout import apply, confirm
 
 __all__ = ["Admin", "CertificateAuthority", "Envoy", "Files", "Resources", "apply", "build", "confirm", "route_name"]
 
@@ -27,9 +27,9 @@ _HOMES = {
     "Envoy": "envoy",
     "Files": "files",
     "Resources": "resources",
-    "apply": "apply",
+    "apply": "rollout",
     "build": "resources",
-    "confirm": "apply",
+    "confirm": "rollout",
 }
 
 

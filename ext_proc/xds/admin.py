@@ -38,15 +38,26 @@ class Admin:
             return False
         return status == 200
 
-    async def stats(self, prefix: str = "") -> dict[str, int | str]:
-        """Counters, gauges and text readouts whose name begins with `prefix`, those never touched included."""
-        expression = "^" + prefix.replace(".", "\\.")
-        body = await self._ok("GET", f"/stats?format=json&filter={quote(expression)}")
-        return {stat["name"]: stat["value"] for stat in json.loads(body)["stats"] if "value" in stat}
+    async def stats(self, pattern: str = "") -> dict[str, int]:
+        """Counters and gauges whose name has a match of this regular expression (RE2)."""
+        return {name: value for name, value in (await self._stats(pattern)).items() if isinstance(value, int)}
 
-    async def text_readouts(self, prefix: str = "") -> dict[str, str]:
-        expression = "^" + prefix.replace(".", "\\.")
-        body = await self._ok("GET", f"/stats?format=json&type=TextReadouts&filter={quote(expression)}")
+    async def versions(self) -> dict[str, str]:
+        """The `version_text` of every resource file that Envoy took, by the statistic's name."""
+        found = await self._stats(r"\.version_text$", "&type=TextReadouts")
+        return {name: value for name, value in found.items() if isinstance(value, str)}
+
+    async def rejections(self) -> dict[str, int]:
+        """How often Envoy refused each watched file: counters that only grow, by name."""
+        return await self.stats(r"(cds|lds|\.rds\..*)\.update_(rejected|failure)$")
+
+    async def warming(self) -> bool:
+        """Whether a cluster waits for its first address, or a listener for its routes."""
+        gauges = await self.stats(r"^(cluster_manager\.warming_clusters|listener_manager\.total_listeners_warming)$")
+        return any(gauges.values())
+
+    async def _stats(self, pattern: str, more: str = "") -> dict[str, int | str]:
+        body = await self._ok("GET", f"/stats?format=json{more}&filter={quote(pattern, safe='')}")
         return {stat["name"]: stat["value"] for stat in json.loads(body)["stats"] if "value" in stat}
 
     async def config_dump(self) -> Any:

@@ -102,9 +102,7 @@ class CertificateAuthority:
             .not_valid_before(self._made - _SKEW)
             .not_valid_after(self._made + _LIFE)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
 
 

@@ -131,9 +131,7 @@ def upstreams(name: str, connection: Connection, ca_bundle: str) -> list[Cluster
     ]
 
 
-def _upstream(
-    name: str, target: Upstream, protocol: UpstreamProtocol, tls: TransportSocket | None = None
-) -> Cluster:
+def _upstream(name: str, target: Upstream, protocol: UpstreamProtocol, tls: TransportSocket | None = None) -> Cluster:
     protocol.common_http_protocol_options = HttpProtocolOptions(
         # Shorter than the minute after which common load balancers close, so that a request meets no closing socket.
         idle_timeout=timedelta(seconds=50),

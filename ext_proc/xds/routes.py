@@ -46,9 +46,7 @@ def tls_host(host: str, name: str, connection: Connection) -> RouteConfiguration
 
 
 def _table(name: str, virtual_hosts: list[VirtualHost]) -> RouteConfiguration:
-    return RouteConfiguration(
-        name=name, virtual_hosts=virtual_hosts, request_headers_to_remove=list(_ADDED_BY_ENVOY)
-    )
+    return RouteConfiguration(name=name, virtual_hosts=virtual_hosts, request_headers_to_remove=list(_ADDED_BY_ENVOY))
 
 
 def _virtual_host(name: str, domains: list[str], connection_name: str, connection: Connection) -> VirtualHost:
