@@ -99,6 +99,9 @@ class Runtime:
             except DouaneError as fault:
                 log.warning("connection %s: %s", connection.name, fault)
 
+    async def close(self) -> None:
+        await self._keysets.close()
+
     def lookup(self, route: str) -> tuple[Snapshot, CompiledConnection] | None:
         """The newest snapshot that has exactly this route: connection and upstream. A credential is thus never sent to
         an upstream that it was not configured with."""

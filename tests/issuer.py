@@ -23,7 +23,7 @@ class LoopbackIssuer:
         issuer = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802 (the library's name)
+            def do_GET(self) -> None:
                 document = {
                     "/.well-known/openid-configuration": {
                         "issuer": issuer.url,

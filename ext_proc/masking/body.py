@@ -89,6 +89,20 @@ class BodyMasker:
             return self._feed_plain(chunk, last)
         return self._feed_encoded(self._decoder, chunk, last)
 
+    def release_now(self) -> bytes:
+        """What waits only because a secret might go on in the next chunk, which does not come. From here on the body is
+        `interactive`: its undecided end waits in the record alone."""
+        if self._interactive or self._sealed:
+            return b""
+        self._interactive = True
+        if self._decoder is not None:
+            self._client = [chunk for chunk, _ in self._wire]
+            return self._encoded_at_once(b"", last=False)
+        if not self._redact:
+            return self._stream.pending
+        self._client_context, self._client = self._stream.context, [self._stream.pending]
+        return self._at_once(b"", last=False)
+
     def _feed_plain(self, chunk: bytes, last: bool) -> Step:
         decided = self._stream.feed(chunk, last)
         record, masks = self._marker.mask(decided.text, decided.spans, self._place, base=self._stored)

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 API_KEY = "real-api-key-0123456789abcdef0123"
 APP_KEY = "real-app-key-fedcba9876543210fedcba9876543210"
 PLACEHOLDER = "placeholder-application-key"
@@ -118,7 +116,7 @@ class Stack:
 
     def reload(self, config: dict[str, Any]) -> None:
         self.config = config
-        self.config_file.write_text(yaml.safe_dump(config))
+        self.config_file.write_text(json.dumps(config))
         self.process.send_signal(signal.SIGHUP)
 
     def stop(self, timeout: float = 40) -> int:
@@ -189,14 +187,12 @@ def merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def douane_up(
-    folder: Path, issuer_url: str, upstream: str, *, wait: bool = True, **overrides: Any
-) -> Iterator[Stack]:
+def douane_up(folder: Path, issuer_url: str, upstream: str, *, wait: bool = True, **overrides: Any) -> Iterator[Stack]:
     """Start `douane up` in `folder`, wait until it is ready, stop it at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     ports = free_ports(4)
     config = configuration(issuer_url, upstream, ports, **overrides)
-    (folder / "douane.yaml").write_text(yaml.safe_dump(config))
+    (folder / "douane.yaml").write_text(json.dumps(config))
     (folder / "app-key").write_text(APP_KEY + "\n")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("DOUANE_")}
     environment["DOUANE_TEST_API_KEY"] = API_KEY

@@ -1,0 +1,235 @@
+"""Phases in, answers and journal out: each promise of the data path, without Envoy."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from ext_proc import codec
+from ext_proc.exchange import Headers
+from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingResponse
+from ext_proc.stream import Cut
+from tests.dataplane.stack import API_KEY, APP_KEY, PLACEHOLDER
+from tests.playbook.conftest import Playbook
+
+OK = codec.ResponseHead(200, Headers([("content-type", b"application/json")]), "via_upstream", "127.0.0.1:9", False)
+
+
+def reason(answers: list[ProcessingResponse]) -> str:
+    """The reason of the one refusal among the answers."""
+    (answer,) = answers
+    assert answer.WhichOneof("response") == "immediate_response"
+    return str(json.loads(answer.immediate_response.body)["reason"])
+
+
+def put(answer: ProcessingResponse) -> dict[str, bytes]:
+    return {o.header.key: o.header.raw_value for o in answer.request_headers.response.header_mutation.set_headers}
+
+
+def streamed(answers: list[ProcessingResponse]) -> bytes:
+    return b"".join(a.request_body.response.body_mutation.streamed_response.body for a in answers)
+
+
+async def test_a_get_is_recorded_before_its_head_goes_on(playbook: Playbook) -> None:
+    stream = playbook.stream()
+    (answer,) = await stream.on(playbook.head(query="a=1"))
+    assert playbook.kinds() == ["opened", "verdict"]
+    assert put(answer) == {"dd-api-key": API_KEY.encode(), "dd-application-key": APP_KEY.encode()}
+    assert set(answer.request_headers.response.header_mutation.remove_headers) >= {"dd-api-key", "dd-application-key"}
+    assert answer.dynamic_metadata.fields["gate"].struct_value.fields["verdict"].string_value == "allow"
+
+
+async def test_the_whole_exchange(playbook: Playbook) -> None:
+    stream = playbook.stream()
+    assert await stream.on(playbook.head("POST", last=False)) == []
+    answers = await stream.on(codec.Body("request", b'{"title":"x"}', last=True))
+    assert streamed(answers[1:]) == b'{"title":"x"}'
+    assert answers[-1].request_body.response.body_mutation.streamed_response.end_of_stream
+    await stream.on(OK)
+    (chunk,) = await stream.on(codec.Body("response", b'{"id":"abc"}', last=True))
+    assert chunk.WhichOneof("response") == "response_body"
+    assert stream.done
+    assert playbook.kinds() == ["opened", "part", "verdict", "response_head", "part", "closed"]
+    assert playbook.events()[-1].closed.outcome == "complete"
+
+
+async def test_nothing_secret_is_in_the_journal(playbook: Playbook) -> None:
+    stream = playbook.stream()
+    await stream.on(playbook.head("POST", last=False, query=f"k={PLACEHOLDER}"))
+    await stream.on(codec.Body("request", f'{{"t":"{playbook.token}"}}'.encode(), last=True))
+    await stream.on(OK)
+    (chunk,) = await stream.on(codec.Body("response", f'{{"you sent":"{API_KEY}"}}'.encode(), last=True))
+    assert API_KEY.encode() not in chunk.response_body.response.body_mutation.body, "the client must not see it either"
+    assert len(chunk.response_body.response.body_mutation.body) == len(f'{{"you sent":"{API_KEY}"}}')
+    written = playbook.spool.read(0, 1 << 30)
+    for secret in (playbook.token, API_KEY, APP_KEY, PLACEHOLDER):
+        assert secret.encode() not in written
+    assert {m.detector for e in playbook.events() for m in e.opened.masks} >= {"token", "placeholder"}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"token": ""}, "identity.missing"),
+        ({"token": "not.a.token"}, "identity.malformed"),
+        ({"headers": [("dd-api-key", b"x")]}, "identity.duplicate_header"),
+        ({"method": "TRACE"}, "request.method"),
+        ({"headers": [("x-http-method-override", b"DELETE")]}, "request.method_override"),
+        ({"query": "%5fmethod=delete"}, "request.method_override"),
+        ({"path": "/.douane/other"}, "request.reserved_path"),
+        ({"path": "/a%00b"}, "request.path"),
+    ],
+)
+async def test_a_refusal_is_recorded_and_final(playbook: Playbook, change: dict[str, object], expected: str) -> None:
+    stream = playbook.stream()
+    assert reason(await stream.on(playbook.head(**change))) == expected  # type: ignore[arg-type]
+    assert stream.done
+    assert playbook.kinds() == ["opened", "verdict", "closed"]
+    events = playbook.events()
+    assert (events[1].verdict.decision, events[1].verdict.reason) == ("deny", expected)
+    assert events[2].closed.outcome == "denied"
+
+
+async def test_no_grant_no_request(playbook: Playbook) -> None:
+    playbook.apply(grants=[])
+    stream = playbook.stream()
+    await stream.on(playbook.head("POST", last=False))
+    assert reason(await stream.on(codec.Body("request", b"what it tried", last=True))) == "grant.none"
+    assert playbook.kinds() == ["opened", "part", "verdict", "closed"], "the attempt is recorded with its body"
+
+
+async def test_a_policy_reads_the_body_even_compressed(playbook: Playbook) -> None:
+    rule = {"name": "no-iframes", "effect": "deny", "json": {"path": "$..type", "any_of": ["iframe"]}}
+    playbook.apply(policies=[rule])
+    body = json.dumps({"widgets": [{"definition": {"type": "iframe"}}]}).encode()
+    for sent, headers in ((body, []), (gzip.compress(body), [("content-encoding", b"gzip")])):
+        stream = playbook.stream()
+        await stream.on(playbook.head("POST", last=False, headers=headers))
+        assert reason(await stream.on(codec.Body("request", sent, last=True))) == "policy.denied"
+    stream = playbook.stream()
+    await stream.on(playbook.head("POST", last=False))
+    assert reason(await stream.on(codec.Body("request", b"not json", last=True))) == "policy.uninspectable"
+
+
+async def test_a_large_body_is_decided_on_its_head_unless_a_rule_needs_it(playbook: Playbook) -> None:
+    playbook.apply(connections={"datadog": {"max_inspect": 10}})
+    stream = playbook.stream()
+    assert await stream.on(playbook.head("POST", last=False)) == []
+    answers = await stream.on(codec.Body("request", b"x" * 11, last=False))
+    assert streamed(answers) + streamed(await stream.on(codec.Body("request", b"y", last=True))) == b"x" * 11 + b"y"
+    playbook.apply(
+        connections={"datadog": {"max_inspect": 10}},
+        policies=[{"name": "p", "effect": "deny", "json": {"path": "$.a", "any_of": [1]}}],
+    )
+    stream = playbook.stream()
+    await stream.on(playbook.head("POST", last=False))
+    assert reason(await stream.on(codec.Body("request", b"x" * 11, last=False))) == "policy.uninspectable"
+
+
+async def test_upgrades_are_answered_at_once(playbook: Playbook) -> None:
+    stream = playbook.stream()
+    (answer,) = await stream.on(playbook.head(last=False, headers=[("upgrade", b"websocket")]))
+    assert answer.WhichOneof("response") == "request_headers"
+    (passed,) = await stream.on(codec.Body("request", b"\x81\x05hello", last=False))
+    assert passed.request_body.response.body_mutation.streamed_response.body == b"\x81\x05hello"
+
+
+async def test_an_undecodable_request_is_refused_before_anything_goes_on(playbook: Playbook) -> None:
+    stream = playbook.stream()
+    await stream.on(playbook.head("POST", last=False, headers=[("content-encoding", b"gzip")]))
+    assert reason(await stream.on(codec.Body("request", b"not gzip", last=True))) == "body.undecodable"
+
+
+async def test_an_unknown_response_coding_is_refused_while_it_can_be(playbook: Playbook) -> None:
+    stream = playbook.stream()
+    await stream.on(playbook.head())
+    coded = codec.ResponseHead(200, Headers([("content-encoding", b"compress")]), "via_upstream", "", False)
+    assert reason(await stream.on(coded)) == "body.undecodable"
+    assert playbook.events()[-1].closed.outcome == "denied"
+
+
+async def test_a_corrupt_response_cuts_the_connection(playbook: Playbook) -> None:
+    stream = playbook.stream()
+    await stream.on(playbook.head())
+    await stream.on(codec.ResponseHead(200, Headers([("content-encoding", b"gzip")]), "via_upstream", "", False))
+    with pytest.raises(Cut):
+        await stream.on(codec.Body("response", b"not gzip at all", last=True))
+
+
+async def test_a_secret_split_across_chunks_waits_and_is_masked(playbook: Playbook) -> None:
+    stream = playbook.stream()
+    await stream.on(playbook.head())
+    await stream.on(OK)
+    secret = "ghp_" + "a1B2c3D4e5F6" * 3
+    first, second = f'{{"v":"{secret[:20]}'.encode(), f'{secret[20:]}"}}'.encode()
+    assert await stream.on(codec.Body("response", first, last=False)) == []
+    assert stream.waiting
+    answers = await stream.on(codec.Body("response", second, last=True))
+    assert len(answers) == 2, "both chunks are acknowledged, each as it came"
+    assert secret[:20].encode() not in playbook.spool.read(0, 1 << 30)
+    assert any(m.detector.startswith("github") for e in playbook.events() for m in e.part.masks)
+
+
+async def test_a_pause_does_not_hold_the_client_up(playbook: Playbook) -> None:
+    stream = playbook.stream()
+    await stream.on(playbook.head())
+    await stream.on(OK)
+    await stream.on(codec.Body("response", b"unfinished", last=False))
+    assert len(await stream.on_idle()) == 1
+    assert not stream.waiting
+    await stream.on(codec.Body("response", b" word", last=True))
+    parts = b"".join(e.part.data for e in playbook.events() if e.WhichOneof("event") == "part")
+    assert parts == b"unfinished word"
+
+
+async def test_response_trailers_end_the_exchange(playbook: Playbook) -> None:
+    stream = playbook.stream()
+    await stream.on(playbook.head())
+    await stream.on(OK)
+    await stream.on(codec.Body("response", b"tail", last=False))
+    answers = await stream.on(codec.Trailers("response", Headers([("grpc-status", b"0")])))
+    assert [a.WhichOneof("response") for a in answers] == ["response_body", "response_trailers"]
+    assert stream.done
+    assert playbook.kinds()[-2:] == ["trailers", "closed"]
+
+
+async def test_an_abort_leaves_the_outcome_to_the_access_log(playbook: Playbook) -> None:
+    stream = playbook.stream()
+    await stream.on(playbook.head())
+    await stream.on(OK)
+    await stream.on(codec.Body("response", b"half of a wor", last=False))
+    stream.on_abort("gate.cancelled")
+    last = playbook.events()[-1].closed
+    assert (last.outcome, last.reason) == ("", "gate.cancelled")
+    parts = b"".join(e.part.data for e in playbook.events() if e.WhichOneof("event") == "part")
+    assert parts == b"half of a wor", "what was held is written too"
+
+
+async def test_an_upstream_that_fails_is_told_apart(playbook: Playbook) -> None:
+    for details, outcome in (
+        ("upstream_reset_before_response_started{connection_failure}", "upstream_reset"),
+        ("response_timeout", "timed_out"),
+    ):
+        stream = playbook.stream()
+        await stream.on(playbook.head())
+        await stream.on(codec.ResponseHead(503, Headers(), details, "", True))
+        assert playbook.events()[-1].closed.outcome == outcome
+
+
+async def test_a_changed_upstream_never_gets_the_credential_by_an_old_route(playbook: Playbook) -> None:
+    old = playbook.head()
+    playbook.apply(connections={"datadog": {"upstream": "http://127.0.0.1:10"}})
+    playbook.apply(connections={"datadog": {"upstream": "http://127.0.0.1:11"}})
+    assert reason(await playbook.stream().on(old)) == "config.unknown_route"
+
+
+async def test_session_keys_need_the_hub(playbook: Playbook) -> None:
+    assert reason(await playbook.stream().on(playbook.head("POST", "/.douane/session"))) == "hub.unavailable"
+
+
+async def test_a_credential_that_is_away_forwards_nothing(playbook: Playbook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DOUANE_TEST_API_KEY")
+    playbook.apply()
+    assert reason(await playbook.stream().on(playbook.head())) == "credential.unavailable"
