@@ -81,21 +81,17 @@ class _Stream:
         self._ended = False
 
     async def receive(self) -> None:
-        try:
-            while (request := await self._context.read()) is not grpc.aio.EOF:
-                frames = request.frames
-                self._replica.append(frames.offset, frames.data)
-                self._watermark_us = max(self._watermark_us, frames.watermark_us)
-                self._sealed = self._sealed or frames.sealed
-                self._wake.set()
-                if frames.sealed:
-                    return
-        finally:
-            self._ended = True
+        while not self._sealed and (request := await self._context.read()) is not grpc.aio.EOF:
+            frames = request.frames
+            self._replica.append(frames.offset, frames.data)
+            self._watermark_us = max(self._watermark_us, frames.watermark_us)
+            self._sealed = frames.sealed
             self._wake.set()
+        self._ended = True
+        self._wake.set()
 
     async def acknowledge(self) -> None:
-        while not (self._ended and not self._wake.is_set()):
+        while not self._ended or self._wake.is_set():
             await self._wake.wait()
             self._wake.clear()
             watermark_us, sealed = self._watermark_us, self._sealed

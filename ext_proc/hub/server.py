@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 import signal
@@ -144,11 +145,12 @@ def _local_writer(_context: grpc.aio.ServicerContext[Any, Any]) -> str:
 
 
 def _certified_writer(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    """The first subject alternative name of the client's certificate, or else its common name."""
+    """The first subject alternative name of the client's certificate, or its common name, or its fingerprint."""
     identity = context.auth_context()
-    names = identity.get("x509_subject_alternative_name") or identity.get("x509_common_name") or [b""]
-    name: str = names[0].decode("utf-8", "replace")
-    return name
+    for kind in ("x509_subject_alternative_name", "x509_common_name"):
+        if identity.get(kind) and identity[kind][0]:
+            return str(identity[kind][0], "utf-8", "replace")
+    return f"sha256:{hashlib.sha256(identity['x509_pem_cert'][0]).hexdigest()}"
 
 
 def _ingest(service: Ingest) -> grpc.GenericRpcHandler:
