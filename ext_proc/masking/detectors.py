@@ -47,7 +47,7 @@ def token(name: str, anchors: str, rest: str, *, chars: str = r"A-Za-z0-9_\-", c
         re.compile(LEFT + b"(?:" + prefix + b")" + rest.encode() + b"(?![" + chars.encode() + b"])", re.DOTALL),
         re.compile(b"(?:" + prefix + b")[" + chars.encode() + b"]*+"),
         re.compile(b"[" + chars.encode() + b"]*+"),
-        check,
+        varied if check is None else lambda value: varied(value) and check(value),
     )
 
 
@@ -72,6 +72,11 @@ def entropy(value: bytes) -> float:
         return 0.0
     size = len(value)
     return -sum(n / size * math.log2(n / size) for n in Counter(value).values())
+
+
+def varied(value: bytes) -> bool:
+    """Not filler such as `ghp_xxxxxxxx`: more than six different characters."""
+    return len(set(value.lower())) > 6
 
 
 def random_looking(least: float) -> Check:

@@ -246,7 +246,7 @@ def _entity(buffer: bytes, at: int, wanted: int) -> int | None:
     value = _ENTITIES.get(text)
     if value is None and text[:1] == b"#":
         try:
-            value = int(text[2:], 16) if text[1:2] in b"xX" and text[1:] else int(text[1:])
+            value = int(b"0" + text[1:], 16) if text[1:2] in (b"x", b"X") else int(text[1:])
         except ValueError:
             value = None
     return end + 1 - at if value == wanted else int(wanted == 0x26)

@@ -22,7 +22,8 @@ KEYWORDS: tuple[bytes, ...] = (
 _IDENT = bytes(range(0x30, 0x3A)) + bytes(range(0x41, 0x5B)) + bytes(range(0x61, 0x7B)) + b"_-."
 _NAME_REST = re.compile(rb"[A-Za-z0-9_\-]{0,24}")
 _SEPARATOR = re.compile(
-    rb"""(?:\\{0,3}["'])?\]?\s{0,8}(?::=|=>|==|!=|=|:|%3[Dd]|%3[Aa])\s{0,8}(?:[bru]?(?P<open>\\{0,3}["'`]))?"""
+    rb"""(?:\\{0,3}["'])?\]?\s{0,8}"""
+    rb"""(?::=|=>|==|!=|=|:|%3[Dd]|%3[Aa])(?:\s{0,8}[bru]?(?P<open>\\{0,3}["'`])|[ \t]{0,8})"""
     rb"""(?P<scheme>(?:bearer|basic|token|digest|apikey)(?:\s|%20|\+){1,4})?""",
     re.IGNORECASE,
 )
@@ -58,7 +59,7 @@ _PLACEHOLDER = re.compile(
       (?:your|my|the|some|enter|insert|replace|fake|dummy|sample|example|placeholder)[\s_\-].* |
       .*[\s_\-](?:here|placeholder|example) |
       \[?masked.* | os\.(?:getenv|environ).* | (?:process\.)?env\..* | get_?env.* | vault: .* | secrets?\..* | var\..* |
-      https?://[^@]*
+      https?://[^@]* | pub[0-9a-f]{32}
     )$
     """
 )
@@ -94,7 +95,7 @@ def strength(name: bytes) -> int:
     if joined.endswith((b"tokens", b"secrets", b"passwords", b"credentials")) and len(words) > 1:
         return 0
     if any(s in joined for s in _STRONG):
-        return 2
+        return 1 if words[-1] == b"key" else 2
     return 1
 
 
@@ -128,5 +129,10 @@ def plausible(value: bytes, strong: bool) -> bool:
     if len(value) < 8 or _NUMBER.match(value) or _DATE.match(value) or b" " in value.strip():
         return False
     if _WORDLIKE.match(value[:200]):
-        return len(value) >= 20 and b" " not in value and entropy(value) >= 4.0 and not value.islower()
+        return (
+            len(value) >= 20
+            and b" " not in value
+            and entropy(value) >= 4.0
+            and not (value.islower() or value.isupper())
+        )
     return entropy(value) >= 2.8
