@@ -27,7 +27,7 @@ help: ## This list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
 
 demo: $(READY) ## A CI job, a small Datadog and Douane between them, on this machine; KEEP=1 leaves it running
-	@KEEP='$(KEEP)' $(BIN)/python examples/demo/demo.py
+	@KEEP='$(KEEP)' $(BIN)/python -m examples.demo.demo
 
 test: $(READY) ## All tests (some packages: make test ARGS=tests/unit; recorded traffic: DOUANE_CORPUS=FOLDER)
 	@$(BIN)/python -m pytest $(ARGS)
