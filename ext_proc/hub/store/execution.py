@@ -15,7 +15,7 @@ from ext_proc.hub.store.request import Request
 from ext_proc.hub.store.settings import Limits, session_settings
 from ext_proc.hub.store.vocabulary import INPUT_FORMATS, OUTPUT_FORMATS
 
-# The most of an answer that is held in memory: of formats that cannot be streamed, all of it.
+# The largest answer in a format that cannot be streamed, which is held in memory.
 WHOLE_RESULT = 256 << 20
 _FIRST_PIECE = 1 << 20
 _FIRST_PIECE_WAITING = 32 << 20
@@ -88,25 +88,12 @@ class Executor:
         name = statement.format or request.default_format
         if name not in OUTPUT_FORMATS:
             raise QueryError(73, "UNKNOWN_FORMAT", f"Unknown format {name}")
-        stream = statement.streamable and streamable(name)
-        if not stream:
-            settings["max_result_bytes"] = str(
-                min(WHOLE_RESULT, int(settings["max_result_bytes"] or 0) or WHOLE_RESULT)
-            )
         connection = self._engine.connect(settings, database=request.database, readonly=1 if user == "auditor" else 2)
-        if not stream:
+        if not (statement.streamable and streamable(name)):
             try:
-                result = connection.query(statement.sql, name, request.params)
+                return self._whole(connection, statement, name, request.params)
             finally:
                 connection.close()
-            summary = {
-                "read_rows": result.read_rows,
-                "read_bytes": result.read_bytes,
-                "result_rows": result.rows,
-                "result_bytes": len(result.data),
-                "elapsed_ns": int(result.seconds * 1e9),
-            }
-            return Answer(result.data, None, name, summary)
         pieces = Pieces(connection, connection.blocks(statement.sql, name, request.params), Joiner(name))
         limit = _FIRST_PIECE_WAITING if request.wait else _FIRST_PIECE
         head: list[bytes] = []
@@ -124,6 +111,36 @@ class Executor:
                 pieces.close()
             raise
         return Answer(b"".join(head), pieces, name, {})
+
+    def _whole(self, connection: Connection, statement: Statement, name: str, params: dict[str, str]) -> Answer:
+        """A result in a format that is one document. chDB renders it in memory, without a limit of its own, so it is
+        first rendered block by block, to measure it; a result of one block is then already the document."""
+        if statement.streamable:
+            documents: list[bytes] = []
+            size = rows = 0
+            for block, block_rows in connection.blocks(statement.sql, name, params):
+                size += len(block)
+                rows += block_rows
+                if size > WHOLE_RESULT:
+                    raise QueryError(
+                        396,
+                        "TOO_MANY_ROWS_OR_BYTES",
+                        f"Limit for result exceeded: more than {WHOLE_RESULT >> 20} MiB in a format that cannot be streamed; "
+                        "add a LIMIT, or use JSONEachRow, CSV, TabSeparated or Native",
+                    )
+                if (block_rows or not documents) and len(documents) < 2:
+                    documents.append(block)
+            if len(documents) == 1:
+                return Answer(documents[0], None, name, {"result_rows": rows, "result_bytes": size})
+        result = connection.query(statement.sql, name, params)
+        summary = {
+            "read_rows": result.read_rows,
+            "read_bytes": result.read_bytes,
+            "result_rows": result.rows,
+            "result_bytes": len(result.data),
+            "elapsed_ns": int(result.seconds * 1e9),
+        }
+        return Answer(result.data, None, name, summary)
 
     def _insert(self, connection: Connection, request: Request, statement: Statement) -> Answer:
         if request.data is None:

@@ -59,6 +59,8 @@ class Limits:
             "max_result_bytes": str(self.result_bytes),
             "max_execution_time": str(self.seconds),
             "max_threads": str(self.threads),
+            # A block of the answer is rendered in memory; constants make it wide at no cost to the query's own limit.
+            "max_block_size": "16384",
         }
 
 

@@ -36,7 +36,7 @@ _PURE_OTHERS = frozenset({
 })  # fmt: skip
 
 # What the parser prints as a function though system.functions does not list it.
-_SYNTAX = frozenset({"lambda", "exists", "grouping", "columns", "extract", "interval"})
+_SYNTAX = frozenset({"_CAST", "lambda", "exists", "grouping", "columns", "extract", "interval"})
 
 TABLE_FUNCTIONS = frozenset({"numbers", "numbers_mt", "zeros", "generateSeries", "generate_series", "values", "view"})
 
