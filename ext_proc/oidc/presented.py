@@ -17,7 +17,7 @@ MAX_TOKEN = 16 * 1024
 # A JWS header is a JSON object, so its base64url begins with `ey` or, with a line break after the brace, `ew`.
 _JWT = re.compile(rb"e[yw][A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _SESSION_KEY = re.compile(rb"dse_[A-Za-z0-9_-]{43}")
-_SCHEME = re.compile(rb"(?P<scheme>bearer|basic) +(?P<value>.*)", re.IGNORECASE | re.DOTALL)
+_SCHEME = re.compile(rb"(?P<scheme>bearer|basic)(?: +(?P<value>.*))?", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,11 @@ def find_tokens(headers: Headers, names: Sequence[str]) -> Presented:
                 remedy="Send it once.",
             )
         for value in values:
-            for candidate in _candidates(value, name):
-                if _JWT.fullmatch(candidate) or _SESSION_KEY.fullmatch(candidate):
-                    tokens.setdefault(candidate, name)
-                elif candidate:
-                    placeholders[candidate] = None
+            candidate, *others = _forms(value, name)
+            if _JWT.fullmatch(candidate) or _SESSION_KEY.fullmatch(candidate):
+                tokens.setdefault(candidate, name)
+            else:
+                placeholders.update((form, None) for form in (candidate, *others) if form)
     if len(tokens) > 1:
         raise IdentityError(
             "identity.conflict",
@@ -93,12 +93,12 @@ def find_tokens(headers: Headers, names: Sequence[str]) -> Presented:
     return Presented(None if token is None else token.decode("ascii"), tuple(placeholders), tuple(names))
 
 
-def _candidates(value: bytes, name: str) -> list[bytes]:
-    """What of a header's value may be the token. Of Basic, the password; where that is not the token, both forms."""
+def _forms(value: bytes, name: str) -> list[bytes]:
+    """What of a header's value may be the token, of Basic the password; then what else to mask where it is not."""
     if len(value) > MAX_TOKEN * 4 // 3 + 256:  # base64 of a token and a user name
         raise _too_large(name)
     match = _SCHEME.fullmatch(value.strip(b" \t"))
-    candidate = match["value"] if match else value.strip(b" \t")
+    candidate = (match["value"] or b"") if match else value.strip(b" \t")
     found = [candidate]
     if match and match["scheme"].lower() == b"basic":
         try:
