@@ -35,6 +35,10 @@ MEMORY_BYTES = 64 << 20
 """What all open exchanges together may hold in memory."""
 
 
+_DIRECTIONS = (pb.REQUEST, pb.RESPONSE)
+_SEALED = pb.Part.SEALED
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """Whose events these are. `writer` is the authenticated name the hub stamped, `name` the gate's own."""
@@ -95,7 +99,7 @@ class Attempt:
         elif kind == "response_head":
             self.head = event.response_head
             self.masks.extend(self.head.masks)
-        elif kind == "trailers":
+        elif kind == "trailers" and event.trailers.direction in _DIRECTIONS:
             self.trailers[event.trailers.direction] = event.trailers
             self.masks.extend(event.trailers.masks)
 
@@ -236,7 +240,7 @@ class Assembler:
                     return
         if kind == "config":
             self._configs.append(LoadedConfig(key.gate, event.at_us, event.config))
-        elif kind == "opened" or kind == "access":
+        elif (kind == "opened" or kind == "access") and len(exchange_id) == 16:
             # Only these begin something; what else comes belongs to an exchange that has its row.
             if exchange is None:
                 if exchange_id in gate.emitted:
@@ -254,13 +258,16 @@ class Assembler:
                 self._wait(gate, exchange_id, exchange.end_us())
 
     def _part(self, attempt: Attempt, key: JournalKey, offset: int, length: int, part: pb.Part) -> None:
+        if part.direction not in _DIRECTIONS:
+            return  # of a gate that speaks another language
         body = attempt.bodies[part.direction]
+        form = part.form if 0 <= part.form <= _SEALED else _SEALED
         data = part.data
         size = len(data)
         if body.held + size > INLINE_BYTES or size > self._budget:
-            body.pieces.append((part.form, Ref(key, offset, length)))
+            body.pieces.append((form, Ref(key, offset, length)))
         else:
-            body.pieces.append((part.form, data))
+            body.pieces.append((form, data))
             body.held += size
             self._budget -= size
         if part.masks:
@@ -300,21 +307,24 @@ class Assembler:
 
     # What time brings.
 
-    def watermark(self, gate: Gate, slot: int, slots: int, watermark_us: int, now_us: int) -> None:
-        """Every event of this slot before `watermark_us` was fed. `slots`: how many the gate has."""
-        state = self._gate(gate)
-        known = state.slots.get(slot)
-        if known is not None and watermark_us <= known.watermark_us:
+    def watermark(self, gate: Gate, slot: int, slots: int, watermark_us: int, heard_us: int) -> None:
+        """Every event of this slot before `watermark_us` was fed. `slots`: how many the gate has.
+
+        `heard_us` is when the gate last spoke of this slot, by the hub's clock. A gate of which nothing was fed is
+        ignored.
+        """
+        state = self._gates.get(gate)
+        if state is None:
             return
+        known = state.slots.get(slot)
         if known is None:
-            state.slots[slot] = _Slot(watermark_us, now_us)
-        else:
-            known.watermark_us = watermark_us
-            known.heard_us = now_us
-        state.count = slots
-        for number in range(slots):
-            if number not in state.slots:
-                state.slots[number] = _Slot(0, now_us)
+            known = state.slots[slot] = _Slot(0, heard_us)
+        known.watermark_us = max(known.watermark_us, watermark_us)
+        known.heard_us = max(known.heard_us, heard_us)
+        if slots != state.count:
+            state.count = slots
+            for number in range(slots):
+                state.slots.setdefault(number, _Slot(0, heard_us))
 
     def settle(self, now_us: int) -> None:
         """Finishes what the watermarks, or a gate's silence, have settled."""
@@ -374,7 +384,7 @@ class Assembler:
 
         The low-water mark is the first of those offsets, or the consumed offset: nothing before it is needed.
         """
-        journal = self._journals[key]
+        journal = self._journal(key)
         return journal.consumed, dict(journal.open)
 
     def forget(self, now_us: int) -> list[tuple[Gate, int]]:

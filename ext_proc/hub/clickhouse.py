@@ -7,6 +7,8 @@ of that call and no reason not to start.
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError as DriverError
 from clickhouse_connect.driver.exceptions import Error as DriverFault
+from clickhouse_connect.driver.exceptions import ProgrammingError
 from urllib3.exceptions import HTTPError
 
 from ext_proc.errors import StoreError
@@ -33,8 +36,13 @@ EMBEDDED_DATABASE = "douane"
 _CONNECT_S = 5
 _REPLY_S = 120
 
+_CODE = re.compile(r"Code: (\d+)\. DB::Exception")
+_FRAME = re.compile(r"Received ClickHouse exception, code: \d+, server response: | \(for url [^)]*\)")
+"""What clickhouse-connect puts around ClickHouse's words."""
 _DENIED = frozenset({164, 192, 193, 194, 497, 516})
 """READONLY, UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, ACCESS_DENIED, AUTHENTICATION_FAILED."""
+
+logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # it logs each error that it raises as well
 
 
 class ClickHouseError(StoreError):
@@ -118,7 +126,9 @@ class ClickHouse:
                         yield json.loads(line.decode("utf-8", "replace"))
                     elif line.strip():
                         # An error after the answer began stands in the place of a row.
-                        raise DriverFault(line.decode("utf-8", "replace"))
+                        text = line.decode("utf-8", "replace")
+                        found = _CODE.search(text)
+                        raise DriverFault(text, code=int(found[1]) if found else None)
 
     def ping(self) -> None:
         """ClickHouseError unless it answers this user."""
@@ -154,20 +164,17 @@ class ClickHouse:
 
     def _explained(self, error: Exception) -> ClickHouseError:
         code = getattr(error, "code", None)
-        text = " ".join(str(error).split())[:600]
-        if code is None:
-            remedy = "Is it running? " + (
-                "`douane up` starts it; its log says why it stopped."
-                if self._folder
-                else "Check store.url and the network."
-            )
-            return ClickHouseError(
-                "store.unavailable", f"ClickHouse at {self._where} does not answer: {text}", code=None, remedy=remedy
-            )
+        text = _FRAME.sub("", " ".join(str(error).split()))[:600]
         if code in _DENIED:
             remedy = "Check the user in store.url, its password and its grants (docs/sql.md)."
             return ClickHouseError("store.denied", f"ClickHouse refuses the user: {text}", code=code, remedy=remedy)
-        return ClickHouseError("store.refused", f"ClickHouse refuses: {text}", code=code)
+        if code is not None or isinstance(error, ProgrammingError):
+            return ClickHouseError("store.refused", f"ClickHouse refuses: {text}", code=code)
+        remedy = "Check store.url and the network, and that ClickHouse runs."
+        if self._folder is not None:
+            remedy = "Is it running? `douane up` starts it, and its log says why it stopped."
+        message = f"ClickHouse at {self._where} does not answer: {text}"
+        return ClickHouseError("store.unavailable", message, code=None, remedy=remedy)
 
 
 def _lines(stream: Any) -> Iterator[bytes]:
