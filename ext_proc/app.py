@@ -16,7 +16,6 @@ import os
 import resource
 import secrets
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,13 +32,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ext_proc.app", description=__doc__)
     parser.add_argument("role", choices=("worker", "hub", "store"))
     parser.add_argument("-c", "--config", type=Path, required=True)
-    parser.add_argument("--slot", type=int, default=0)
+    parser.add_argument("--slot", type=int, default=0, help="the worker's number in its gate")
+    parser.add_argument("--snapshot", type=Path, help="the text to run with, where the file may have changed since")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    keep_memory_private()
-    from ext_proc.config import load
+    from ext_proc import telemetry
+    from ext_proc.config import load, parse
 
-    loaded = load(options.config)
+    telemetry.configure(telemetry.to_terminal())
+    keep_memory_private()
+    if options.snapshot is None:
+        loaded = load(options.config)
+    else:
+        loaded = parse(options.snapshot.read_text(), str(options.config), options.config.parent)
     if options.role == "worker":
         asyncio.run(run_worker(loaded, options.slot, _fingerprint_key(loaded), _seal_key(loaded)))
     elif options.role == "hub":

@@ -24,9 +24,14 @@ MAX_STREAMED_CHUNK = 60_000
 """Envoy takes at most 64 KB in one streamed_response; some room is left for the message around it."""
 
 _ATTRIBUTES = "envoy.filters.http.ext_proc"
+# Envoy's own additions: the client never sent them, or had them stripped, so they are no part of what is recorded.
+_ADDED_BY_ENVOY = frozenset({"x-request-id", "x-forwarded-proto", "x-forwarded-for"})
 _OVERWRITE = envoy_core_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _VERDICT = Struct()
 _VERDICT.update({"gate": {"verdict": "allow"}})
+
+
+REPLY_HEADERS = Headers([("content-type", b"application/json")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ def _fields(header_map: envoy_core_pb2.HeaderMap) -> tuple[dict[str, str], list[
         key = field.key
         if key[:1] == ":":
             pseudo[key] = (field.raw_value or field.value.encode()).decode("utf-8", "surrogateescape")
-        else:
+        elif key not in _ADDED_BY_ENVOY:
             items.append((key, field.raw_value or field.value.encode()))
     return pseudo, items
 
@@ -112,7 +117,7 @@ def _request_head(message: ProcessingRequest, now_us: int) -> RequestHead:
         authority=pseudo.get(":authority", ""),
         path=path,
         query=query,
-        headers=Headers(items),
+        headers=Headers([("host", pseudo.get(":authority", "").encode("utf-8", "surrogateescape")), *items]),
         received_us=now_us,
         protocol=attributes.get("request.protocol", ""),
         source_address=attributes.get("source.address", ""),
@@ -217,19 +222,26 @@ def forward_trailers(direction: Direction) -> ProcessingResponse:
 
 
 def refuse(deny: Deny, exchange_id: UUID) -> ProcessingResponse:
-    """An answer of our own that tells the client what, why and what to do next, as JSON."""
-    body: dict[str, str] = {"reason": deny.reason, "message": deny.message, "exchange_id": str(exchange_id)}
+    """A refusal, as the client sees it."""
+    return reply(deny.http_status, refusal_body(deny, exchange_id), details=deny.reason)
+
+
+def refusal_body(deny: Deny, exchange_id: UUID) -> bytes:
+    """What, why and what to do next, as JSON."""
+    body = {"reason": deny.reason, "message": deny.message, "exchange_id": str(exchange_id)}
     if deny.remedy:
         body["remedy"] = deny.remedy
-    return reply(deny.http_status, body, details=deny.reason)
+    return json.dumps(body, ensure_ascii=False).encode() + b"\n"
 
 
-def reply(status: int, body: dict[str, object] | dict[str, str], *, details: str) -> ProcessingResponse:
+def reply(status: int, body: bytes, *, details: str) -> ProcessingResponse:
+    """An answer of our own, with `REPLY_HEADERS`."""
     answer = ProcessingResponse()
     immediate = answer.immediate_response
     immediate.status.code = status  # type: ignore[assignment]  # an open enum: see envoy_type.proto
-    _put(immediate.headers.set_headers.add(), "content-type", b"application/json")
-    immediate.body = json.dumps(body, ensure_ascii=False).encode() + b"\n"
+    for name, value in REPLY_HEADERS:
+        _put(immediate.headers.set_headers.add(), name, value)
+    immediate.body = body
     immediate.details = details.replace(" ", "_")
     return answer
 

@@ -41,7 +41,7 @@ class Headers:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request as it arrived. `path` excludes the query; `query` excludes the `?`.
+    """A request as it arrived. `path` excludes the query; `query` excludes the `?`. `headers` begins with `host`.
 
     `body` is None while the body is streamed past the decision; otherwise all of it, as sent.
     """

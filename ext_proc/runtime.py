@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from ext_proc import config
 from ext_proc.credentials import Credentials
@@ -35,6 +36,7 @@ class CompiledConnection:
     credentials: Credentials
     credential: CredentialStage
     credential_headers: tuple[str, ...]
+    upstream_host: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ class Runtime:
                 credentials=credentials,
                 credential=CredentialStage(credentials, connection.identity.headers),
                 credential_headers=tuple(dict.fromkeys(headers)),
+                upstream_host=urlsplit(connection.upstream).netloc,
             )
         return Snapshot(
             digest=loaded.digest,

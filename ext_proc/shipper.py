@@ -36,7 +36,7 @@ WATERMARK_S = 1.0
 SILENCE_S = 15.0
 """A hub that answers nothing for this long is taken for gone."""
 
-_BACKOFF_S = (0.05, 5.0)
+_BACKOFF_S = (0.05, 1.0)
 
 
 class Source(Protocol):
@@ -111,8 +111,11 @@ class Shipper:
                 await self._stream(source, acknowledged)
             except grpc.aio.AioRpcError as error:
                 problem = f"{error.code().name}: {error.details()}"
-            except (ShippingError, HubError, OSError, TimeoutError, ValueError) as error:
-                problem = str(error) or type(error).__name__
+            except (ShippingError, HubError, OSError, ValueError, asyncio.InvalidStateError) as error:
+                problem = str(error) or type(error).__name__  # InvalidStateError: the call ended before this write
+            except Exception as error:
+                log.exception("journal %s: shipping failed in an unforeseen way", source.journal)
+                problem = repr(error)  # nothing must end the shipping while the worker records
             else:
                 return
             if problem != away:

@@ -212,7 +212,9 @@ class Stream:
 
     def _new_recorder(self, secrets: tuple[tuple[str, bytes], ...] = ()) -> Recorder:
         assert self._head is not None
-        exchange = replace(self._head.exchange, connection=self._connection.name)
+        exchange = replace(
+            self._head.exchange, connection=self._connection.name, authority=self._connection.upstream_host
+        )
         masker = self._snapshot.exchange_masker(self._connection, exchange, self._presented, secrets)
         return Recorder(
             self._spool,
@@ -236,17 +238,21 @@ class Stream:
                 deny = replace(deny, message=f"{deny.message} (the body is not recorded: {fault.reason})")
         who = self._identified
         recorder.verdict(deny, caller=who.caller if who else None, workload=who.workload if who else None)
-        recorder.close("denied", deny.reason)
-        return await self._answer(recorder, codec.refuse(deny, self._head.exchange.exchange_id))
+        body = codec.refusal_body(deny, self._head.exchange.exchange_id)
+        return await self._answer(recorder, deny.http_status, body, outcome="denied", reason=deny.reason)
 
-    async def _answer(self, recorder: Recorder, answer: ProcessingResponse) -> Answers:
+    async def _answer(self, recorder: Recorder, status: int, body: bytes, *, outcome: str, reason: str) -> Answers:
+        """Answer the client ourselves, once that is recorded."""
         assert self._head is not None
         self._recorder = recorder
+        recorder.response_head(status, codec.REPLY_HEADERS, reason, "", last=False)
+        recorder.response_body(body, last=True)
+        recorder.close(outcome, reason)
         try:
             await recorder.commit()
         except RecordError as fault:
             return [codec.refuse(denial(fault), self._head.exchange.exchange_id)]
-        return [answer]
+        return [codec.reply(status, body, details=reason)]
 
     async def _fail(self, deny: Deny) -> Answers:
         """A fault outside the stages: a refusal while that is possible, otherwise the connection is cut."""
@@ -281,11 +287,7 @@ class Stream:
         recorder = self._new_recorder(answer.secrets)
         recorder.open()
         recorder.verdict(None, policy="session", caller=identified.caller, workload=identified.workload)
-        json_type = Headers([("content-type", b"application/json")])
-        recorder.response_head(answer.status, json_type, "session", "", last=False)
-        recorder.response_body(answer.text(), last=True)
-        recorder.close("complete")
-        return await self._answer(recorder, codec.reply(answer.status, answer.body, details="session"))
+        return await self._answer(recorder, answer.status, answer.text(), outcome="complete", reason="")
 
     # --- the response ------------------------------------------------------------------------------------------------
 
