@@ -66,7 +66,7 @@ class BodyMasker:
         self._interactive = interactive
         self._seal = seal
         self._sealed = sealed
-        self._stored = 0
+        self._stored = 0  # how long the body is by now, as the ledger stores it
         self._decoded_form = False
         self._arrived = 0  # decoded bytes so far
         self._decided = 0  # of these, decided
@@ -75,11 +75,6 @@ class BodyMasker:
         self._wire: deque[tuple[bytes, int]] = deque()  # chunks with undecided text, and where their text ends
         self._client: list[bytes] = []  # interactive: what the client waits for, perhaps a credential's start
         self._client_context = b""
-
-    @property
-    def stored(self) -> int:
-        """Bytes recorded so far."""
-        return self._stored
 
     def feed(self, chunk: bytes, last: bool) -> Step:
         """Raises UndecodableError, BombError, UninspectableError and CredentialEchoError; the body then ends."""
@@ -159,6 +154,7 @@ class BodyMasker:
             self._decoded_form = True
             spans = [replace(s, start=s.start + len(self._clean), end=s.end + len(self._clean)) for s in spans]
             text, self._clean = self._clean + text, b""
+            self._stored = self._decided - len(text)  # the ledger decodes what was sent before, so that is counted
         record, masks = self._marker.mask(text, spans, self._place, base=self._stored)
         self._stored += len(record)
         return Step(record, DECODED, release, masks)

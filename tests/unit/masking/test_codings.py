@@ -118,7 +118,7 @@ def test_from_the_first_mask_on_the_record_is_decoded(masker: Masker, name: str,
         assert prefix.feed(sent, 1 << 20) + decoded == DIRTY.replace(SECRET, mark)
         assert b"".join(s.release for s in fed) == wire
         (mask,) = [m for s in fed for m in s.masks]
-        assert (sent + decoded)[mask.start : mask.start + mask.length] == mark
+        assert DIRTY.replace(SECRET, mark)[mask.start : mask.start + mask.length] == mark
 
 
 @pytest.mark.parametrize("name", CODINGS)
@@ -195,12 +195,10 @@ def test_what_cannot_be_decoded_is_sealed_where_that_is_asked_for(masker: Masker
     assert [(s.form, s.release) for s in unknown] == [(SEALED, b"one"), (SEALED, b"two"), (SEALED, b"")]
     assert [unseal(b"s" * 32, s.record) for s in unknown if s.record] == [b"one", b"two"]
     wire = gzip.compress(CLEAN)[:-8] + b"corrupt!" + b"more"
-    fed = steps(masker, b"gzip", [wire[:100], wire[100:-4], wire[-4:]], undecodable="seal")
-    sent = b"".join(s.record for s in fed if s.form == AS_SENT)
-    sealed = b"".join(unseal(b"s" * 32, s.record) for s in fed if s.form == SEALED and s.record)
-    assert sent + sealed == wire
+    fed = steps(masker, b"gzip", [wire[:200], wire[200:400], wire[400:-4], wire[-4:]], undecodable="seal")
+    assert [s.form for s in fed if s.record] == [AS_SENT, SEALED, SEALED]
+    assert unseal(b"s" * 32, b"".join(s.record for s in fed)) == wire
     assert b"".join(s.release for s in fed) == wire
-    assert sealed
 
 
 def test_a_known_value_in_a_compressed_request_is_masked(masker: Masker) -> None:

@@ -34,11 +34,23 @@ def masked(masker: Masker, text: bytes, **options: bytes) -> str:
 @pytest.mark.parametrize(
     ("path", "text", "expected"),
     [
-        ("$.user.email", '{"user":{"email":"one","n":"two"},"email":"two"}', '{"user":{"email":"<one>","n":"two"},"email":"two"}'),
+        (
+            "$.user.email",
+            '{"user":{"email":"one","n":"two"},"email":"two"}',
+            '{"user":{"email":"<one>","n":"two"},"email":"two"}',
+        ),
         ("$.items[*].key", '{"items":[{"key":"one"},{"key":"two"}]}', '{"items":[{"key":"<one>"},{"key":"<two>"}]}'),
         ("$[1]", '["one", "two", ["three"]]', '["one", "<two>", ["three"]]'),
-        ("$..token", '[{"token":"one"},{"a":[{"b":{"token":"two"}}]}]', '[{"token":"<one>"},{"a":[{"b":{"token":"<two>"}}]}]'),
-        ("$.u", '{"u":{"a":"one","b":["two",{"c":"three"}]},"x":1}', '{"u":{"a":"<one>","b":["<two>",{"c":"<three>"}]},"x":1}'),
+        (
+            "$..token",
+            '[{"token":"one"},{"a":[{"b":{"token":"two"}}]}]',
+            '[{"token":"<one>"},{"a":[{"b":{"token":"<two>"}}]}]',
+        ),
+        (
+            "$.u",
+            '{"u":{"a":"one","b":["two",{"c":"three"}]},"x":1}',
+            '{"u":{"a":"<one>","b":["<two>",{"c":"<three>"}]},"x":1}',
+        ),
         ("$.n", '{"n": 7}', '{"n": "<7>"}'),
         ("$.n", '{"n": null, "m": true}', '{"n": null, "m": true}'),
         ("$.n", '{"n": ""}', '{"n": ""}'),
