@@ -52,6 +52,23 @@ async def main(path, listen, durability, first):
 asyncio.run(main(*sys.argv[1:]))
 """
 
+HUB = """
+import asyncio, sys
+from pathlib import Path
+from ext_proc.config import Hub
+from ext_proc.hub.authority import Sessions
+from ext_proc.hub.replica import Replicas
+from ext_proc.hub.server import listening
+
+async def main(path, listen):
+    replicas = Replicas(Path(path))
+    async with listening(Hub(path=path, listen=listen), replicas, Sessions(Path(path) / "authority.sqlite")):
+        print("ready", flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
@@ -335,6 +352,48 @@ async def test_killed_workers_lose_no_acknowledged_event(folder: Path, hub: HubP
         found = content(replica)
         assert replica.sealed
         assert found == list(range(found[0], found[0] + len(found)))
+
+
+async def test_killed_hubs_lose_nothing_they_acknowledged(folder: Path, hub: HubProcess) -> None:
+    """Five hubs, each killed with SIGKILL while it receives and left with a torn tail."""
+    await hub.stop()
+    chance = random.Random(6)
+    spool = open_spool(folder, durability="hub")
+    acknowledged: list[int] = []
+
+    async def work() -> None:
+        n = 0
+        while True:
+            for _ in range(20):
+                end = spool.append(event(n, 3000))
+                n += 1
+            await spool.durable(end)
+            acknowledged.append(n - 1)
+
+    async with shipping(spool, hub) as shipper:
+        working = asyncio.create_task(work())
+        for _ in range(5):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", HUB, hub.settings.path, hub.settings.listen, stdout=asyncio.subprocess.PIPE
+            )
+            assert process.stdout
+            assert await process.stdout.readline() == b"ready\n"
+            known = len(acknowledged)
+            await until(lambda known=known: len(acknowledged) > known)
+            await asyncio.sleep(chance.uniform(0, 0.1))
+            process.kill()
+            await process.wait()
+            known = len(acknowledged)
+            with max((folder / "hub/journals").rglob("*.journal")).open("ab") as file:
+                file.write(frames.encode(event(7, 5000).SerializeToString())[:-1000])
+        await hub.start()
+        working.cancel()
+        assert await shipper.drain(20) == 0
+    spool.close()
+    arrived = hub.events()
+    assert arrived == list(range(len(arrived)))
+    assert len(acknowledged) > 20
+    assert acknowledged[-1] < len(arrived)
 
 
 # --- what a gate may not send ---------------------------------------------------------------------------------------
