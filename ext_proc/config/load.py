@@ -39,11 +39,37 @@ class Loaded:
         """`file:line:column` of a YAML path, for faults that only a later step can see."""
         return self.positions.where(path)
 
+    def locate(self, error: ConfigError) -> ConfigError:
+        """An error of a later step with its place filled in. Such steps know names, not lines: their messages begin
+        with `grants.NAME: ` or `connections.NAME.scopes.SCOPE: `."""
+        if error.where:
+            return error
+        place = error.message.partition(": ")[0].strip("`")
+        path = self._written(place.split("."))
+        where = self.positions.where(path) if path else str(self.path)
+        return ConfigError(error.reason, error.message, where=where, remedy=error.remedy)
 
-def load(path: Path) -> Loaded:
-    """Read and check the file. ConfigError (ConfigErrors for several) when it cannot be used."""
+    def _written(self, parts: list[str]) -> YamlPath:
+        path: list[str | int] = []
+        for n, part in enumerate(parts):
+            if n == 1 and parts[0] in ("grants", "policies"):
+                names = [rule.name for rule in getattr(self.config, parts[0])]
+                if part not in names:
+                    break
+                path.append(names.index(part))
+            elif (*path, part) in self.positions.keys:
+                path.append(part)
+        return tuple(path)
+
+
+def load(path: Path, snapshot: Path | None = None) -> Loaded:
+    """Read and check the file. ConfigError (ConfigErrors for several) when it cannot be used.
+
+    With `snapshot`, its text is read in the place of the file's: a supervisor keeps the last good text there, so that
+    a child that starts again does not pick up an edit that was refused. Paths still mean the file's folder.
+    """
     try:
-        raw = path.read_bytes()
+        raw = (snapshot or path).read_bytes()
     except FileNotFoundError:
         raise ConfigError(
             "config.missing", "there is no such file", where=str(path), remedy="`douane init` writes one; -c names one."

@@ -1,0 +1,108 @@
+"""How commands speak: Rich tables on a terminal, aligned text in a pipe, JSON lines with --json; errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ext_proc.errors import ConfigError, DouaneError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+COLOURS = {"allow": "green", "deny": "red", "hold": "yellow", "complete": "green"}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A Rich console for this output; without a terminal it writes plain text and never wraps it."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, highlight=False, soft_wrap=not stream.isatty())
+
+
+def error_lines(error: DouaneError) -> Iterator[str]:
+    """`error: file:line: reason: message`, then the remedy, for each of what may be several."""
+    from_many: Sequence[DouaneError] = getattr(error, "errors", (error,))
+    for one in from_many:
+        where = f"{one.where}: " if isinstance(one, ConfigError) and one.where else ""
+        yield f"error: {where}{one.reason}: {one.message}"
+        if one.remedy:
+            yield f"  {one.remedy}"
+
+
+def report(error: DouaneError) -> None:
+    """Say what went wrong, without a traceback."""
+    for line in error_lines(error):
+        head, colon, rest = line.partition("error:")
+        typer.secho(
+            f"{head}error:" if colon else line, err=True, fg="red" if colon else None, bold=bool(colon), nl=not colon
+        )
+        if colon:
+            typer.echo(rest, err=True)
+
+
+def print_json(row: Mapping[str, Any]) -> None:
+    """One object on one line."""
+    typer.echo(json.dumps(row, ensure_ascii=False, default=str))
+
+
+def print_rows(rows: Iterable[Mapping[str, Any]], *, as_json: bool, columns: Sequence[str] = ()) -> int:
+    """Print rows as they come (JSON) or as a table (all of them). `columns` chooses and orders; the first row's names
+    otherwise. Returns how many there were."""
+    count = 0
+    if as_json:
+        for row in rows:
+            print_json(row)
+            count += 1
+        return count
+    kept = list(rows)
+    names = list(columns) or list(kept[0] if kept else ())
+    table(names, [[cell(row.get(name)) for name in names] for row in kept])
+    return len(kept)
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A Rich table on a terminal; two spaces between aligned columns in a pipe, header first."""
+    if not names:
+        return
+    if sys.stdout.isatty():
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        rich_table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in names:
+            rich_table.add_column(name, overflow="fold")
+        for row in rows:
+            rich_table.add_row(*(Text(value, style=COLOURS.get(value, "")) for value in row))
+        console().print(rich_table)
+        return
+    widths = [max(len(row[n]) for row in (names, *rows)) for n in range(len(names))]
+    for row in (names, *rows):
+        typer.echo("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
+
+
+def cell(value: Any) -> str:
+    """One value on one line. Control characters are shown, not obeyed: the ledger holds what strangers sent."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="milliseconds")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return visible(", ".join(value))
+    if isinstance(value, dict | list):
+        return visible(json.dumps(value, ensure_ascii=False, default=str))
+    return visible(str(value))
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    """The text with control characters (but those in `keep`) as \\xNN, so that a terminal is not driven by data."""
+    return "".join(c if c in keep or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
