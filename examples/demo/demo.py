@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.rule import Rule
 from rich.syntax import Syntax
@@ -151,7 +153,7 @@ class Demo:
 
     def show(self, *words: str) -> None:
         """Run a command of Douane's as a person would, on this terminal."""
-        console.print(f"\n[bold]$ douane {_quoted(words)}[/]")
+        console.print(f"\n[bold]$ douane {escape(_quoted(words))}[/]", soft_wrap=True)
         sys.stdout.flush()
         done = subprocess.run([_douane(), *words], check=False)
         if done.returncode:
@@ -175,6 +177,7 @@ def main() -> int:
         {name: _free_port() for name in ("store", "console", "issuer", "listen", "upstream")},
         {"DEMO_DD_API_KEY": secrets.token_hex(16), "DEMO_DD_APP_KEY": secrets.token_hex(20)},
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is stopped then too
     os.chdir(folder)  # so that every command finds ./douane.yaml by itself
     with ExitStack() as stack:
         stack.callback(demo.stop)
@@ -186,7 +189,7 @@ def main() -> int:
             console.print(f"\nThat took {time.monotonic() - began:.0f} s.")
             go_on(demo, keep)
         except DemoError as error:
-            console.print(f"\n[red bold]The demo failed.[/] {error}", markup=True)
+            console.print(f"\n[red bold]The demo failed.[/] {escape(str(error))}")
             return 1
         except KeyboardInterrupt:
             console.print("\nStopping.")
@@ -195,12 +198,14 @@ def main() -> int:
 
 def begin(demo: Demo) -> str:
     """Start the issuer, the small Datadog and Douane; the job's token."""
-    console.print(Rule("[bold]1. An issuer, a small Datadog, and Douane between job and Datadog"))
+    console.print(Rule("[bold]1. An issuer, a small Datadog, and Douane"))
     demo.start("issuer", issuer.command(demo.ports["issuer"], SUBJECT, CLAIMS, lifetime_s=300))
     demo.start("datadog", [sys.executable, HERE / "datadog.py", str(demo.ports["upstream"])], demo.keys)
     demo.config.write_text(CONFIG.format(**demo.ports))
-    console.print(f"[dim]{demo.config}[/]")
-    console.print(Syntax(demo.config.read_text().partition("\n\n")[2], "yaml", background_color="default"))
+    console.print(f"[dim]{demo.config}[/]", soft_wrap=True)
+    console.print(
+        Syntax(demo.config.read_text().partition("\n\n")[2], "yaml", background_color="default", word_wrap=True)
+    )
     console.print("[bold]$ douane up[/]   [dim](the real keys are in its environment, and nowhere else)[/]")
     demo.start("douane", [_douane(), "up"], demo.keys)
     demo.wait("the issuer", lambda: _answers(f"http://127.0.0.1:{demo.ports['issuer']}/jwks"))
@@ -213,12 +218,15 @@ def begin(demo: Demo) -> str:
 
 def job(demo: Demo, token: str) -> None:
     """Run the CI job: the official client with its token in the place of the API key."""
-    console.print(Rule("[bold]2. The job: Datadog's official client, unchanged, with its OIDC token as the API key"))
+    console.print(Rule("[bold]2. The job: the official client, its OIDC token as API key"))
     claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
-    console.print("The token's claims:", {name: claims[name] for name in ("iss", "sub", *CLAIMS)})
+    shown = ", ".join(f"{name}={claims[name]}" for name in ("sub", *CLAIMS))
+    console.print(f"The token's claims: {shown}")
     env = {k: v for k, v in os.environ.items() if k not in demo.keys}
     env |= {"DD_API_KEY": token, "DD_APP_KEY": "placeholder-application-key"}
-    console.print(f"\n[bold]$ DD_API_KEY=THE_TOKEN DD_APP_KEY=placeholder python agent.py {demo.gate}[/]")
+    console.print(
+        f"\n[bold]$ DD_API_KEY=THE_TOKEN DD_APP_KEY=placeholder python agent.py {demo.gate}[/]", soft_wrap=True
+    )
     sys.stdout.flush()
     done = subprocess.run([sys.executable, HERE / "agent.py", demo.gate], env=env, check=False, timeout=60)
     if done.returncode:
@@ -227,7 +235,7 @@ def job(demo: Demo, token: str) -> None:
 
 def ledger(demo: Demo) -> None:
     """Show what was recorded, as an auditor would look at it."""
-    console.print(Rule("[bold]3. The ledger: who did what, when, with which verdict"))
+    console.print(Rule("[bold]3. The ledger: who did what, when, which verdict"))
     began = time.monotonic()
     demo.wait("the records", lambda: len(demo.rows("SELECT exchange_id FROM exchanges")) >= EXCHANGES, limit=15)
     console.print(f"[dim]{EXCHANGES} exchanges, in SQL {time.monotonic() - began:.1f} s after the job's end[/]")
@@ -242,7 +250,7 @@ def ledger(demo: Demo) -> None:
 
 def proof(demo: Demo, token: str) -> None:
     """The job never saw the real keys (agent.py's environment above); here: nor does anything that was written."""
-    console.print(Rule("[bold]4. Neither the real keys nor the token are in the ledger, or in any file"))
+    console.print(Rule("[bold]4. No real key and no token in the ledger, or in any file"))
     wanted = {"the API key": demo.keys["DEMO_DD_API_KEY"], "the application key": demo.keys["DEMO_DD_APP_KEY"]}
     wanted |= {"the token": token, "the token's signature": token.rpartition(".")[2]}
     rows = [(f"row {n}", json.dumps(row).encode()) for n, row in enumerate(demo.rows("SELECT * FROM exchanges"), 1)]
@@ -259,25 +267,25 @@ def proof(demo: Demo, token: str) -> None:
 
 
 def go_on(demo: Demo, keep: bool) -> None:
-    here = f"cd {demo.folder}"
-    try_ = (
-        f"{here}\n"
-        "douane sessions                      every pipeline run\n"
-        "douane search Checkout               requests and answers that hold a word\n"
-        "douane show EXCHANGE_ID              one exchange, with its body and what was masked\n"
-        f'douane sql "SELECT decision, count() FROM exchanges GROUP BY decision"\n'
+    """Tell what to try; with `keep`, go on running until Ctrl-C."""
+    look = (
+        "douane sessions                     every pipeline run\n"
+        "douane search Checkout              requests and answers with a word\n"
+        "douane show EXCHANGE_ID             one exchange, body and masks\n"
+        'douane sql "SELECT decision, count() FROM exchanges GROUP BY decision"\n'
     )
-    if keep:
-        console.print(Panel(f"{try_}\nSend your own requests to {demo.gate}", title="It is running; Ctrl-C ends it"))
-        while True:
-            demo.wait("", lambda: False, limit=float("inf"))
-    console.print(
-        Panel(
-            f"make demo KEEP=1                     leaves it running, so that you can look around:\n\n{try_}\n"
-            "docs/getting-started.md              puts your own CI job and API behind it",
-            title="How to go on",
+    if not keep:
+        text = (
+            "make demo KEEP=1                    leaves it running, to look around:\n\n"
+            f"{look}\ndocs/getting-started.md             your own CI job and API behind it"
         )
-    )
+        console.print(Panel(text, title="How to go on", expand=False))
+        return
+    console.print(Panel(f"{look}\nSend your own requests to {demo.gate}", title="It is running", expand=False))
+    console.print("In another terminal:")
+    console.print(f'  cd "{demo.folder}" && export PATH="{Path(sys.executable).parent}:$PATH"', soft_wrap=True)
+    console.print("[bold]Ctrl-C ends it.[/]")
+    demo.wait("Ctrl-C", lambda: False, limit=float("inf"))
 
 
 def _folder() -> Path:
