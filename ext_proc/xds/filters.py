@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter, OrFilter, ResponseFlagFilter
+from envoy_data_plane.envoy.config.accesslog.v3 import (
+    AccessLog,
+    AccessLogFilter,
+    AndFilter,
+    MetadataFilter,
+    OrFilter,
+    ResponseFlagFilter,
+)
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
 from envoy_data_plane.envoy.config.core.v3 import ApiVersion
 from envoy_data_plane.envoy.config.rbac.v3 import Permission, Policy, Principal, Rbac, RbacAction, SourcedMetadata
@@ -21,8 +29,11 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ProcessingModeBodySendMode,
     ProcessingModeHeaderSendMode,
 )
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation, Mutations
 from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac as RbacFilter
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.http.set_metadata.v3 import Config as SetMetadata
+from envoy_data_plane.envoy.extensions.filters.http.set_metadata.v3 import Metadata
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.type.matcher.v3 import (
     MetadataMatcher,
@@ -31,6 +42,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import (
     ValueMatcher,
 )
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
+from envoy_data_plane.google.protobuf import Struct, Value
 
 from ext_proc.xds.naming import ACCESS_LOG, VERDICT_ALLOW, VERDICT_KEY, VERDICT_NAMESPACE
 from ext_proc.xds.replies import OWN_ANSWER, cel
@@ -38,7 +50,10 @@ from ext_proc.xds.typed import pack, workers_service
 
 GATE = "gate"
 GUARD = "guard"
+_ENTERED = "entered"
 _SEND = ProcessingModeHeaderSendMode.SEND
+
+_ADDED_BY_ENVOY = ("x-forwarded-proto", "x-envoy-external-address", "x-envoy-internal")
 
 _REQUEST_ATTRIBUTES = (
     "request.id",
@@ -54,10 +69,28 @@ def http_filters() -> list[HttpFilter]:
     """In order. One filter and one gRPC stream for both directions: the stream is the cost, and pairing needs no
     join."""
     return [
+        HttpFilter(name="entered", typed_config=pack(entered())),
+        HttpFilter(name="own", typed_config=pack(unadorned())),
         HttpFilter(name=GATE, typed_config=pack(gate())),
         HttpFilter(name=GUARD, typed_config=pack(guard())),
         HttpFilter(name="router", typed_config=pack(Router(suppress_envoy_headers=True))),
     ]
+
+
+def entered() -> SetMetadata:
+    """Marks what got as far as the filters. Envoy refuses some requests before it replaces the client's x-request-id;
+    without the mark, a client could put an id of its choice into the access log, another exchange's too."""
+    return SetMetadata(
+        metadata=[Metadata(metadata_namespace=_ENTERED, value=Struct(fields={_ENTERED: Value(string_value="yes")}))]
+    )
+
+
+def unadorned() -> HeaderMutation:
+    """Takes away what Envoy added to the request by itself, so that worker and upstream see the client's headers.
+
+    Not x-request-id: it is the exchange's id, which the access log reads again at the end. The upstream gets it too.
+    """
+    return HeaderMutation(mutations=Mutations(request_mutations=[Mutation(remove=name) for name in _ADDED_BY_ENVOY]))
 
 
 def gate() -> ExternalProcessor:
@@ -97,11 +130,7 @@ def gate() -> ExternalProcessor:
 def guard() -> RbacFilter:
     """Lets pass only what has the worker's verdict: a worker that ends its stream cleanly and says nothing would
     otherwise let the request through, whatever `failure_mode_allow` says."""
-    verdict = MetadataMatcher(
-        filter=VERDICT_NAMESPACE,
-        path=[MetadataMatcherPathSegment(key=VERDICT_KEY)],
-        value=ValueMatcher(string_match=StringMatcher(exact=VERDICT_ALLOW)),
-    )
+    verdict = _metadata(VERDICT_NAMESPACE, VERDICT_KEY, VERDICT_ALLOW)
     principal = Principal(sourced_metadata=SourcedMetadata(metadata_matcher=verdict))
     return RbacFilter(
         rules=Rbac(
@@ -112,14 +141,18 @@ def guard() -> RbacFilter:
 
 
 def access_log() -> AccessLog:
-    """Tells a worker how a stream ended where the stream itself does not: what was cut (any response flag), and
-    what Envoy answered by itself before a worker saw it."""
-    unseen = f"!({OWN_ANSWER}) && !('{VERDICT_NAMESPACE}' in metadata.filter_metadata)"
+    """Tells a worker how a stream ended where the stream itself does not: what was cut (any response flag), and what
+    Envoy answered by itself. Not what it answered before the filters ran: that bears no id of ours, and goes to the
+    gate as an answer without a request."""
+    answered = cel(f"!({OWN_ANSWER}) && !response.code_details.startsWith('via_upstream')")
+    flagged = AccessLogFilter(response_flag_filter=ResponseFlagFilter())
+    telling = AccessLogFilter(or_filter=OrFilter(filters=[flagged, answered]))
+    ours = AccessLogFilter(
+        metadata_filter=MetadataFilter(matcher=_metadata(_ENTERED, _ENTERED, "yes"), match_if_key_not_found=False)
+    )
     return AccessLog(
         name="envoy.access_loggers.http_grpc",
-        filter=AccessLogFilter(
-            or_filter=OrFilter(filters=[AccessLogFilter(response_flag_filter=ResponseFlagFilter()), cel(unseen)])
-        ),
+        filter=AccessLogFilter(and_filter=AndFilter(filters=[ours, telling])),
         typed_config=pack(
             HttpGrpcAccessLogConfig(
                 common_config=CommonGrpcAccessLogConfig(
@@ -130,4 +163,12 @@ def access_log() -> AccessLog:
                 )
             )
         ),
+    )
+
+
+def _metadata(namespace: str, key: str, value: str) -> MetadataMatcher:
+    return MetadataMatcher(
+        filter=namespace,
+        path=[MetadataMatcherPathSegment(key=key)],
+        value=ValueMatcher(string_match=StringMatcher(exact=value)),
     )

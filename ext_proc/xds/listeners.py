@@ -7,6 +7,7 @@ and with them what is held. Everything that changes more often is in the routes 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import (
@@ -16,6 +17,7 @@ from envoy_data_plane.envoy.config.common.mutation_rules.v3 import (
     HeaderMutationRemoveOnMatch,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
+    CidrRange,
     DataSource,
     HttpProtocolOptions,
     SchemeHeaderTransformation,
@@ -150,11 +152,12 @@ def _http(stat_prefix: str, routes: str, inline: RoutesInline | None) -> Filter:
         http_filters=http_filters(),
         access_log=[access_log()],
         local_reply_config=local_reply_config(),
-        upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
+        # CONNECT is let in only to be refused by the routes, with a reason.
+        upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type=kind) for kind in ("websocket", "CONNECT")],
         # --- who the client is
         use_remote_address=True,
         skip_xff_append=True,
-        internal_address_config=HttpConnectionManagerInternalAddressConfig(),  # nobody is internal
+        internal_address_config=_nobody(),
         generate_request_id=True,
         early_header_mutation_extensions=[_stripping()],
         # --- paths: `..` is resolved; `//` is kept, for to some upstreams it differs from `/`, and scopes are matched
@@ -175,13 +178,20 @@ def _http(stat_prefix: str, routes: str, inline: RoutesInline | None) -> Filter:
             # Underscores in header names stay allowed: some APIs use them (`api_key`).
         ),
         http_protocol_options=HTTP1,
-        http2_protocol_options=HTTP2,
+        http2_protocol_options=replace(HTTP2, allow_connect=True),  # WebSocket over HTTP/2 (RFC 8441)
     )
     if inline is None:
         manager.rds = Rds(route_config_name=routes, config_source=watched_file(routes_file(routes), "envoy/rds"))
     else:
         manager.route_config = inline[routes]
     return Filter(name="http", typed_config=pack(manager))
+
+
+def _nobody() -> HttpConnectionManagerInternalAddressConfig:
+    """Nobody is internal, and so may set Envoy's own headers. An empty list would mean every private address."""
+    return HttpConnectionManagerInternalAddressConfig(
+        cidr_ranges=[CidrRange(address_prefix="255.255.255.255", prefix_len=32)]
+    )
 
 
 def _stripping() -> TypedExtensionConfig:

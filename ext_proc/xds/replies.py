@@ -1,7 +1,7 @@
 """What a client is told when Envoy itself ends an exchange: one table, in the form of every other refusal.
 
 Envoy calls these local replies. The workers' own answers (ImmediateResponse) pass through the same mapping and are
-spared by their content type: Envoy's own texts are `text/plain`. An upstream's answers never come here.
+spared by their details, which are reason codes such as `grant.none`. An upstream's answers never come here.
 Sources: Envoy's response flags (envoy.data.accesslog.v3.ResponseFlags) and response code details.
 """
 
@@ -24,13 +24,17 @@ from ext_proc.xds.typed import pack
 
 @dataclass(frozen=True, slots=True)
 class LocalReply:
-    """One kind of local reply: known by any of `flags`, or by a CEL condition on the response."""
+    """One kind of local reply: known by any of `flags`, or by a CEL condition on the response.
+
+    `early`: it may come before Envoy replaced the client's x-request-id with its own, and so bears no exchange id.
+    """
 
     reason: str
     message: str
     remedy: str
     flags: tuple[str, ...] = ()
     when: str = ""
+    early: bool = False
 
 
 def _details(*prefixes: str) -> str:
@@ -42,6 +46,7 @@ METHOD_REFUSED: Final = 405
 PATH_REFUSED: Final = 400
 """Statuses of the direct responses in `routes`, by which they are told apart here."""
 
+_PATH_MEANING = "it could mean one thing to the policy and another to the upstream."
 LOCAL_REPLIES: Final = (
     LocalReply(
         "request.host_mismatch",
@@ -50,18 +55,24 @@ LOCAL_REPLIES: Final = (
         when=f"response.code_details == 'direct_response' && response.code == {HOST_MISMATCH}",
     ),
     LocalReply(
-        "request.method",
-        "CONNECT is not served here: this is no forward proxy.",
-        "Send the request itself, to the address that `douane up` shows for the connection.",
-        when=f"response.code_details == 'direct_response' && response.code == {METHOD_REFUSED}",
+        "request.path",
+        f"The path holds an escaped slash or backslash (%2F, %5C): {_PATH_MEANING}",
+        "Send the path without it.",
+        when=f"response.code_details == 'direct_response' && response.code == {PATH_REFUSED}",
     ),
     LocalReply(
         "request.path",
-        "The path holds an escaped slash or backslash (%2F, %5C), or cannot be normalised: "
-        "it could mean one thing to the policy and another to the upstream.",
-        "Send the path without them.",
-        when=f"(response.code_details == 'direct_response' && response.code == {PATH_REFUSED})"
-        " || response.code_details == 'path_normalization_failed'",
+        f"The path cannot be normalised (it holds a fragment, or climbs above its root): {_PATH_MEANING}",
+        "Send a plain path that begins with a slash.",
+        when=_details("path_normalization_failed", "absolute_path_rejected"),
+        early=True,
+    ),
+    LocalReply(
+        "request.method",
+        "This is no forward proxy: CONNECT, and upgrades other than to WebSocket, are not served.",
+        "Send the request itself, to the address that `douane up` shows for the connection.",
+        when=f"{_details('upgrade_failed')} || "
+        f"(response.code_details == 'direct_response' && response.code == {METHOD_REFUSED})",
     ),
     LocalReply(
         "gate.no_verdict",
@@ -71,8 +82,8 @@ LOCAL_REPLIES: Final = (
     ),
     LocalReply(
         "gate.unavailable",
-        "No worker of the gate could take the request, or the one that held it died. The request was not sent on.",
-        "Try again; `douane up` starts dead workers again. Its log says why they died.",
+        "No worker of the gate took the request or recorded the answer, or the one that held it died.",
+        "Try again, unless the request must not be repeated: it may have reached the upstream.",
         when=_details("ext_proc_error"),
     ),
     LocalReply(
@@ -80,6 +91,7 @@ LOCAL_REPLIES: Final = (
         "Envoy is at its limit of memory or connections.",
         "Try again later, with fewer requests at once.",
         flags=("OM",),
+        early=True,
     ),
     LocalReply(
         "upstream.timeout",
@@ -91,11 +103,11 @@ LOCAL_REPLIES: Final = (
         "upstream.unreachable",
         "The upstream could not be reached, or its certificate was not accepted. The request was not sent.",
         "Check `upstream` (and `upstream_ca_file`) of the connection, name service and network; then try again.",
-        flags=("UF", "UH", "DF", "NC", "URX"),
+        flags=("UF", "UH", "DF", "NC"),
     ),
     LocalReply(
         "upstream.overloaded",
-        "Too many requests to this upstream are open.",
+        "Too many requests to this upstream are open. The request was not sent.",
         "Try again later, with fewer requests at once.",
         flags=("UO",),
     ),
@@ -104,7 +116,7 @@ LOCAL_REPLIES: Final = (
         "The upstream closed the connection, or broke the protocol, before it answered. "
         "It may have carried the request out.",
         "Look at the upstream before trying again.",
-        flags=("UC", "UR", "LR", "UPE"),
+        flags=("UC", "UR", "LR", "UPE", "URX"),
     ),
     LocalReply(
         "request.timeout",
@@ -112,18 +124,7 @@ LOCAL_REPLIES: Final = (
         "Send it again without pauses.",
         flags=("SI",),
         when="response.code == 408",
-    ),
-    LocalReply(
-        "request.http_version",
-        "HTTP/1.0 is not served.",
-        "Use HTTP/1.1 or HTTP/2.",
-        when="response.code == 426",
-    ),
-    LocalReply(
-        "request.headers_too_large",
-        "The headers are larger than 60 KiB, or more than 200.",
-        "Send fewer or shorter headers.",
-        when="response.code == 431",
+        early=True,
     ),
     LocalReply(
         "request.no_route",
@@ -133,21 +134,25 @@ LOCAL_REPLIES: Final = (
     ),
     LocalReply(
         "request.invalid",
-        "The request breaks a rule of HTTP.",
+        "The request breaks a rule of HTTP, or its head is larger than 60 KiB or 200 fields.",
         "Check the client, and what stands between it and the gate.",
         flags=("DPE",),
-        when="response.code == 400",
+        when="response.code == 400 || response.code == 431",
+        early=True,
     ),
     LocalReply(
         "gate.refused",
         "Envoy refused the exchange.",
         "Its log in the run folder says why.",
         when="true",
+        early=True,
     ),
 )
+# HTTP/1.0 (426) and a broken head are not in it: Envoy closes such a connection without a word, for its answer would
+# have to pass the gate, which has seen no request.
 
-OWN_ANSWER: Final = "'content-type' in response.headers && response.headers['content-type'] == 'application/json'"
-"""CEL: the reply is a worker's own."""
+OWN_ANSWER: Final = "response.code_details.matches('^[a-z_]+[.][a-z_]+$') && !response.code_details.startsWith('http')"
+"""CEL: the reply is a worker's own. Envoy's details look otherwise, save its codecs' (`http1.codec_error`)."""
 
 
 def local_reply_config() -> LocalReplyConfig:
@@ -175,9 +180,8 @@ def _mapper(reply: LocalReply, condition: AccessLogFilter) -> ResponseMapper:
     fields = {
         "reason": reply.reason,
         "message": reply.message,
-        "exchange_id": "%STREAM_ID%",
         "remedy": reply.remedy,
-    }
+    } | ({} if reply.early else {"exchange_id": "%STREAM_ID%"})
     # In Envoy's formats a percent sign begins a variable; two of them are one.
     body = {
         name: Value(string_value=text if name == "exchange_id" else text.replace("%", "%%"))

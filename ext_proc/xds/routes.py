@@ -25,10 +25,6 @@ from ext_proc.xds.replies import HOST_MISMATCH, METHOD_REFUSED, PATH_REFUSED
 from ext_proc.xds.typed import pack
 from ext_proc.xds.upstream import Upstream, upstream
 
-# What Envoy itself adds to a request, on purpose or not: the upstream sees the client's headers only. Not x-request-id,
-# which is the exchange's id: the upstream's logs may keep it, and the access log reads it after the router.
-_ADDED_BY_ENVOY = ("x-forwarded-proto", "x-envoy-external-address", "x-envoy-internal")
-
 
 def base_url(name: str, connection: Connection) -> RouteConfiguration:
     """Base-URL mode: whatever the Host header says, the port has said which connection is meant."""
@@ -46,13 +42,13 @@ def tls_host(host: str, name: str, connection: Connection) -> RouteConfiguration
 
 
 def _table(name: str, virtual_hosts: list[VirtualHost]) -> RouteConfiguration:
-    return RouteConfiguration(name=name, virtual_hosts=virtual_hosts, request_headers_to_remove=list(_ADDED_BY_ENVOY))
+    return RouteConfiguration(name=name, virtual_hosts=virtual_hosts)
 
 
 def _virtual_host(name: str, domains: list[str], connection_name: str, connection: Connection) -> VirtualHost:
     target = upstream(connection_name, connection)
     route = route_name(connection_name, connection)
-    routes = [*_refusals()]
+    routes = _refusals()
     if target.tls:
         upgrade = HeaderMatcher(name="upgrade", string_match=StringMatcher(exact="websocket", ignore_case=True))
         routes.append(_route(route, [upgrade], _action(upgrade_cluster(route), target, connection)))
@@ -83,12 +79,12 @@ def _action(cluster: str, target: Upstream, connection: Connection) -> RouteActi
 
 
 def _refusals() -> list[Route]:
-    """What no connection serves. Answered here and not by Envoy's path check, which comes before the client's
-    x-request-id is replaced: each refusal has an id of ours."""
-    escaped = RouteMatch(safe_regex=RegexMatcher(regex=r"(?i).*%(?:2f|5c).*"))
+    """What no connection serves: CONNECT, and escaped slashes. The latter are refused here and not by Envoy's own
+    check, which comes before the client's x-request-id is replaced: so the refusal has an id of ours, and is
+    recorded."""
     return [
         _refuse(RouteMatch(connect_matcher=RouteMatchConnectMatcher()), METHOD_REFUSED),
-        _refuse(escaped, PATH_REFUSED),
+        _refuse(RouteMatch(safe_regex=RegexMatcher(regex=r"(?i).*%(?:2f|5c).*")), PATH_REFUSED),
     ]
 
 
