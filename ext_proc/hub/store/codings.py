@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import zlib
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import brotli
 import zstandard
@@ -14,6 +15,9 @@ from ext_proc.hub.store.faults import QueryError, bad, unsupported
 
 class _Decoder(Protocol):
     def decompress(self, data: bytes) -> bytes: ...
+
+    @property
+    def finished(self) -> bool: ...
 
 
 class Encoder(Protocol):
@@ -53,7 +57,7 @@ class Body:
 
     def bytes(self) -> bytes:
         """All of it. QueryError when a compressed body is cut short."""
-        if self._decoder is not None and self._parts and not _finished(self._decoder):
+        if self._decoder is not None and self._parts and not self._decoder.finished:
             raise QueryError(33, "CANNOT_READ_ALL_DATA", f"The {self._coding} body is cut short")
         return b"".join(self._parts)
 
@@ -72,18 +76,41 @@ def _decoder(coding: str) -> _Decoder | None:
     if coding in {"", "identity"}:
         return None
     if coding in {"gzip", "x-gzip"}:
-        return zlib.decompressobj(47)
+        return _Frames(lambda: zlib.decompressobj(31))
     if coding == "deflate":
-        return zlib.decompressobj()
+        return _Frames(zlib.decompressobj)
     if coding == "zstd":
-        return zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
+        return _Frames(zstandard.ZstdDecompressor().decompressobj)
     if coding == "br":
         return _Brotli()
     if coding == "lz4":
         # clickhouse-connect, which speaks it by default, brings the library.
-        decoder: _Decoder = importlib.import_module("lz4.frame").LZ4FrameDecompressor()
-        return decoder
+        return _Frames(importlib.import_module("lz4.frame").LZ4FrameDecompressor)
     raise unsupported(f"Content-Encoding {coding} is not known here; use zstd, gzip, lz4, br or deflate")
+
+
+class _Frames:
+    """Frames (gzip's members) one after the other, as all of these codings allow."""
+
+    def __init__(self, frame: Callable[[], Any]) -> None:
+        self._frame = frame
+        self._current: Any = None
+
+    def decompress(self, data: bytes) -> bytes:
+        out = []
+        while data:
+            if self._current is None:
+                self._current = self._frame()
+            out.append(self._current.decompress(data))
+            data = b""
+            if self._current.eof:
+                data = self._current.unused_data or b""
+                self._current = None
+        return b"".join(out)
+
+    @property
+    def finished(self) -> bool:
+        return self._current is None
 
 
 class _Brotli:
@@ -94,15 +121,8 @@ class _Brotli:
         return bytes(self._decoder.process(data))
 
     @property
-    def eof(self) -> bool:
+    def finished(self) -> bool:
         return bool(self._decoder.is_finished())
-
-
-def _finished(decoder: _Decoder) -> bool:
-    # zstandard's object that reads across frames has no end of its own.
-    return isinstance(decoder, type(zstandard.ZstdDecompressor().decompressobj())) or bool(
-        getattr(decoder, "eof", True)
-    )
 
 
 def refuse_native_compression(params: dict[str, str]) -> None:

@@ -125,7 +125,7 @@ class Executor:
                     raise QueryError(
                         396,
                         "TOO_MANY_ROWS_OR_BYTES",
-                        f"Limit for result exceeded: more than {WHOLE_RESULT >> 20} MiB in a format that cannot be streamed; "
+                        f"Limit for result exceeded: {WHOLE_RESULT >> 20} MiB in a format that cannot be streamed; "
                         "add a LIMIT, or use JSONEachRow, CSV, TabSeparated or Native",
                     )
                 if (block_rows or not documents) and len(documents) < 2:

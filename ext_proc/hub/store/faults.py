@@ -86,9 +86,9 @@ class QueryError(Exception):
         body = _SCOPE.sub(". ", _TRAILER.sub("", text[found.start() :]))
         name_found = _NAME.search(body)
         name = name_found[1] if name_found else "UNKNOWN_EXCEPTION"
-        body = body[: name_found.start()] if name_found else body
-        message = _TRAILER.sub("", _NESTED.sub("", body)).strip().rstrip(".")
-        return cls(code, name, message)
+        # An exception passed on inside the engine carries its name and version once for each time.
+        trailers = rf"(?:[.\s]*\((?:{name}|version [^()]*(?:\([^()]*\))?)\))*[.\s]*$"
+        return cls(code, name, re.sub(trailers, "", _NESTED.sub("", body)))
 
 
 def denied(message: str) -> QueryError:

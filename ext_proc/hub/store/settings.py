@@ -110,6 +110,6 @@ def _lowered(name: str, value: str, limit: str | None) -> str:
         number = float(value)
     except ValueError:
         raise bad(f"{name} must be a number, not {value!r}") from None
-    if limit is not None and (number <= 0 or number > float(limit)):
+    if limit is not None and not 0 < number <= float(limit):
         raise QueryError(452, "SETTING_CONSTRAINT_VIOLATION", f"Setting {name} shouldn't be greater than {limit}")
     return value
