@@ -99,7 +99,9 @@ def _measure(
             running.group.check()
             used = memory(running.group.pids())
             drained = _until_quiet(running.group)
-            cpu = cpu_seconds(running.group.pids()) - before
+            after = cpu_seconds(running.group.pids())
+            answered = max(result["all"], 1)
+            cpu = {name: (spent - before.get(name, 0.0)) / answered * 1e6 for name, spent in after.items()}
             sample = Sample(
                 subject=subject.name,
                 title=subject.title,
@@ -109,7 +111,8 @@ def _measure(
                 per_second=result["requests_per_second"],
                 p50_ms=result["p50_ms"],
                 p99_ms=result["p99_ms"],
-                cpu_us=cpu / max(result["all"], 1) * 1e6,
+                cpu_us=sum(cpu.values()),
+                cpu_us_by_process={name: round(spent) for name, spent in cpu.items()},
                 pss_bytes=used.pss,
                 rss_bytes=dict(used.rss),
                 drained_s=drained,
@@ -125,9 +128,9 @@ def _until_quiet(group: Group) -> float:
     must not slow the next run."""
     start = time.monotonic()
     while (waited := time.monotonic() - start) < QUIET_LIMIT_S:
-        before = cpu_seconds(group.pids())
+        before = sum(cpu_seconds(group.pids()).values())
         time.sleep(0.4)
-        if cpu_seconds(group.pids()) - before <= 0.02:
+        if sum(cpu_seconds(group.pids()).values()) - before <= 0.02:
             return waited
     return waited
 

@@ -84,14 +84,15 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def cpu_seconds(pids: Sequence[int]) -> float:
-    """User and system time that the processes used so far, their ended children's included."""
-    total = 0
+def cpu_seconds(pids: Sequence[int]) -> dict[str, float]:
+    """User and system time used so far, by process name; ended children count for their parent."""
+    used: dict[str, float] = {}
     for pid in pids:
         with suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += sum(int(fields[i]) for i in (11, 12, 13, 14))
-    return total / _TICKS
+            name = _name(pid)
+            used[name] = used.get(name, 0.0) + sum(int(fields[i]) for i in (11, 12, 13, 14)) / _TICKS
+    return used
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ class Sample:
     p50_ms: float
     p99_ms: float
     cpu_us: float
+    cpu_us_by_process: Mapping[str, int]
     pss_bytes: int
     rss_bytes: Mapping[str, int]
     drained_s: float
@@ -113,8 +114,7 @@ def section(
     for (size, connections), subjects in sorted(table.items()):
         plural = "s" * (connections > 1)
         out += ["", f"### POST and answer of {_size(size)}, {connections} connection{plural}", "", *_table(subjects)]
-    out += ["", "### Ratios", "", *_ratios(table), "", "### Memory of each process, the most seen (RSS)", ""]
-    out += _memory(samples)
+    out += ["", "### Ratios", "", *_ratios(table), "", "### Each process", "", *_processes(samples)]
     out += [f"\nNot measured: {name}: {why.splitlines()[0]}" for name, why in missing.items()]
     return "\n".join(out) + "\n"
 
@@ -152,14 +152,26 @@ def _ratios(table: Rows) -> list[str]:
     return out
 
 
-def _memory(samples: Sequence[Sample]) -> list[str]:
+def _processes(samples: Sequence[Sample]) -> list[str]:
+    """CPU of each process in each scenario (medians), and the most memory seen."""
+    scenarios = sorted({(s.size, s.connections) for s in samples})
+    cpu: dict[tuple[str, str], dict[tuple[int, int], list[int]]] = {}
     most: dict[tuple[str, str], int] = {}
     for sample in samples:
         for name, size in sample.rss_bytes.items():
             key = (sample.title, name)
             most[key] = max(most.get(key, 0), size)
-    out = ["| subject | process | MB |", "|---|---|---:|"]
-    return out + [f"| {title} | `{name}` | {size / 1e6:,.0f} |" for (title, name), size in most.items()]
+            spent = cpu.setdefault(key, {}).setdefault((sample.size, sample.connections), [])
+            spent.append(sample.cpu_us_by_process.get(name, 0))
+    heads = [f"{_size(size)} x{connections}" for size, connections in scenarios]
+    out = [
+        f"| subject | process | {' | '.join(f'CPU us/request, {head}' for head in heads)} | RSS MB |",
+        f"|---|---|{'---:|' * (len(heads) + 1)}",
+    ]
+    for (title, name), size in most.items():
+        cells = [f"{median(cpu[title, name].get(scenario, [0])):,.0f}" for scenario in scenarios]
+        out.append(f"| {title} | `{name}` | {' | '.join(cells)} | {size / 1e6:,.0f} |")
+    return out
 
 
 def _share(a: float, b: float) -> str:
