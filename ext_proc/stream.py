@@ -252,7 +252,7 @@ class Stream:
             await recorder.commit()
         except RecordError as fault:
             return [codec.refuse(denial(fault), self._head.exchange.exchange_id)]
-        return [codec.reply(status, body, details=reason)]
+        return [codec.reply(status, body, details=reason or "session.served")]  # Envoy spares details in this form
 
     async def _fail(self, deny: Deny) -> Answers:
         """A fault outside the stages: a refusal while that is possible, otherwise the connection is cut."""
