@@ -181,6 +181,10 @@ class Facade:
             if not running.done():
                 await loop.run_in_executor(self._control, self._engine.cancel_read, run_id)
             return await running
+        except asyncio.CancelledError:
+            # The deadline of a stop: what only reads is given up, what writes is waited for in `close`.
+            self._engine.cancel_read(run_id)
+            raise
         finally:
             gone.cancel()
 

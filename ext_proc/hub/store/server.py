@@ -24,7 +24,7 @@ from ext_proc.hub.store.settings import Limits
 
 log = logging.getLogger(__name__)
 
-_SHUTDOWN_SECONDS = 10
+_SHUTDOWN_SECONDS = 5
 _LARGEST_MEMORY = 4 << 30
 
 

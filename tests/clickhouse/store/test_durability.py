@@ -94,15 +94,29 @@ def test_sigterm_ends_cleanly_and_a_restart_finds_everything(fresh_store: StoreP
 def test_sigterm_answers_what_is_open(fresh_store: StoreProcess) -> None:
     fresh_store.start()
     answers: list[list[list[str]]] = []
-    sql = "SELECT count() FROM numbers(400000000) WHERE sipHash64(number) = 1"
-    asking = threading.Thread(target=lambda: answers.append(fresh_store.rows(sql, max_threads="1")))
+    sql = "SELECT count() FROM numbers(100000000) WHERE sipHash64(number) = 1"
+    asking = threading.Thread(target=lambda: answers.append(fresh_store.rows(sql)))
     asking.start()
-    time.sleep(0.3)
+    time.sleep(0.2)
     assert fresh_store.process is not None
     fresh_store.process.send_signal(signal.SIGTERM)
     asking.join(20)
     assert answers == [[["0"]]]
     assert fresh_store.process.wait(10) == 0
+
+
+def test_sigterm_gives_up_a_query_that_goes_on(fresh_store: StoreProcess) -> None:
+    fresh_store.start()
+    sql = "SELECT count() FROM numbers(1000000000000) WHERE sipHash64(number) = 1"
+    statuses: list[int] = []
+    asking = threading.Thread(target=lambda: statuses.append(fresh_store.ask(sql).status))
+    asking.start()
+    time.sleep(0.3)
+    began = time.monotonic()
+    assert fresh_store.stop() == 0
+    assert time.monotonic() - began < 9
+    asking.join(20)
+    assert statuses == [500]
 
 
 def test_broken_part_is_reported(fresh_store: StoreProcess) -> None:
