@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import stat
@@ -124,52 +125,64 @@ class ExecSource:
             self._running = None
 
     async def _run(self) -> bytes:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise _unavailable(self.place, f"cannot be started ({error.strerror})") from None
-        assert process.stdout is not None
-        try:
-            async with asyncio.timeout(self._timeout):
-                value = await _read_at_most(process.stdout, MAX_VALUE + 1)
-                if len(value) > MAX_VALUE:
-                    raise _unavailable(self.place, f"prints more than {MAX_VALUE >> 10} KiB")
-                status = await process.wait()
-        except BaseException as error:
-            await _end(process)
-            if not isinstance(error, TimeoutError):
-                raise
-            raise CredentialError(
-                "credential.timeout",
-                f"{self.place} took more than {self._timeout:g} s",
-                remedy=_RETRYABLE,
-                retryable=True,
-            ) from None
+        # A pipe of our own: asyncio's would stay open as long as anything the command started holds its other end.
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        with os.fdopen(reading, "rb", buffering=0) as output:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=writing,
+                    stderr=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise _unavailable(self.place, f"cannot be started ({error.strerror})") from None
+            finally:
+                os.close(writing)
+            try:
+                async with asyncio.timeout(self._timeout):
+                    value = await _read_at_most(output, MAX_VALUE + 1)
+                    if len(value) > MAX_VALUE:
+                        raise _unavailable(self.place, f"prints more than {MAX_VALUE >> 10} KiB")
+                    status = await process.wait()
+            except BaseException as error:
+                await _end(process)
+                if not isinstance(error, TimeoutError):
+                    raise
+                raise self._timed_out() from None
         if status != 0:
             raise _unavailable(self.place, f"ended with status {status}", http_status=502)
         return value
 
+    def _timed_out(self) -> CredentialError:
+        return CredentialError(
+            "credential.timeout",
+            f"{self.place} took more than {self._timeout:g} s",
+            remedy=_RETRYABLE,
+            retryable=True,
+        )
 
-async def _read_at_most(stream: asyncio.StreamReader, limit: int) -> bytes:
-    value = b""
-    while len(value) < limit and (chunk := await stream.read(limit - len(value))):
-        value += chunk
-    return value
+
+async def _read_at_most(output: io.FileIO, limit: int) -> bytes:
+    """What a pipe yields until its end, or `limit` bytes of it."""
+    stream = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(stream)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, output)
+    try:
+        value = b""
+        while len(value) < limit and (chunk := await stream.read(limit - len(value))):
+            value += chunk
+        return value
+    finally:
+        transport.close()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     """Kill the command with all that it started; it has not ended by itself."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    # What left the process group may keep the pipe open, and asyncio waits for that, too.
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), 1)
+    await process.wait()
 
 
 def _retrieved(task: asyncio.Task[bytes]) -> None:
