@@ -66,11 +66,13 @@ class Registry:
         return [SlotClock(*row) for row in rows]
 
     def keep_clocks(self, clocks: Iterable[SlotClock]) -> None:
+        """Replaces what was kept."""
         rows = [(c.writer, c.gate, c.slot, c.slots, c.watermark_us, c.heard_us) for c in clocks]
         with self._lock:
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("BEGIN")
-            self._db.executemany("INSERT OR REPLACE INTO slots VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._db.execute("DELETE FROM slots")
+            self._db.executemany("INSERT INTO slots VALUES (?, ?, ?, ?, ?, ?)", rows)
             self._db.execute("COMMIT")
 
     def ended(self, key: Key) -> tuple[int, bool] | None:

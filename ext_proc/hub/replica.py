@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 MAX_SLOTS = 1024
 _KEEP_CLOCKS_EVERY_S = 5.0
+_SILENT_US = 7 * 86_400_000_000
+"""A gate that has said nothing for this long, and of which nothing is left to enter, is no longer known."""
 _GATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -213,10 +215,11 @@ class Replicas:
         clock.watermark_us = max(clock.watermark_us, watermark_us)
 
     async def keep_clocks(self) -> None:
-        """Runs until cancelled: writes the clocks down every few seconds."""
+        """Runs until cancelled: writes the clocks down every few seconds, and drops those of gates long gone."""
         kept: list[tuple[int, int]] = []
         while True:
             await asyncio.sleep(_KEEP_CLOCKS_EVERY_S)
+            self._drop_silent(time.time_ns() // 1000)
             now = [(c.watermark_us, c.heard_us) for c in self._clocks.values()]
             if now != kept:
                 kept = now
@@ -228,12 +231,20 @@ class Replicas:
         self._registry.keep_clocks(self.clocks())
         self._registry.close()
 
+    def _drop_silent(self, now_us: int) -> None:
+        needed = {id(replica.clock) for replica in self._replicas.values()}
+        for name, clock in list(self._clocks.items()):
+            if now_us - clock.heard_us > _SILENT_US and id(clock) not in needed:
+                del self._clocks[name]
+
     def _clock(self, key: Key, slots: int) -> SlotClock:
         mine = (key.writer, key.gate)
         for clock in self._clocks.values():
             if (clock.writer, clock.gate) == mine:
                 clock.slots = slots
-        return self._clocks.setdefault((*mine, key.slot), SlotClock(*mine, key.slot, slots))
+        return self._clocks.setdefault(
+            (*mine, key.slot), SlotClock(*mine, key.slot, slots, heard_us=time.time_ns() // 1000)
+        )
 
     def _folder(self, key: Key) -> Path:
         return self._root / quote(key.writer, safe="") / key.gate / f"slot-{key.slot}" / key.journal

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from ext_proc.credentials import read_once
 from ext_proc.errors import HubError
 from ext_proc.hub.authority import AuthorityService, Sessions
 from ext_proc.hub.console import Condition, Console, application, bind
@@ -47,7 +48,8 @@ async def serve(config: Config) -> None:
     with own(path):
         replicas = await asyncio.to_thread(Replicas, path)
         sessions = await asyncio.to_thread(Sessions, path / "authority.sqlite")
-        ledger = Ledger(replicas, config)
+        password = await asyncio.to_thread(read_once, config.store.password) if config.store.password else b""
+        ledger = Ledger(replicas, config, password=password.decode())
         console = Console(application({"ledger": _ledger(ledger), "gate": _gate(Path(config.gate.run_dir))}))
         tasks = {
             asyncio.create_task(ledger.run(), name="ledger"),
@@ -61,9 +63,7 @@ async def serve(config: Config) -> None:
                 done, _ = await asyncio.wait({*tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stop}:  # none of them ends by itself: let the supervisor begin anew
                 raise HubError("hub.failed", f"the hub's {task.get_name()} ended") from task.exception()
-            left = await ledger.drain(config.gate.drain.total_seconds())
-            if left:
-                log.warning("the hub stops before all it received is in ClickHouse; the next start goes on there")
+            await ledger.drain(config.gate.drain.total_seconds())
         finally:
             console.stop()
             for task in (*tasks, stop):

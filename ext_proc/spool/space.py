@@ -42,13 +42,23 @@ class Space:
             )
         if now >= self._next_look:
             self._next_look = now + _LOOK_EVERY_S
-            disk = os.statvfs(self._path)
-            self._free = disk.f_bavail * disk.f_frsize
+            self._free = self._look()
         if self._free - size < self._min_free:
             raise refusal(
                 f"the spool's disk has {max(self._free, 0)} bytes free and {self._min_free} are kept for open requests",
                 "Free space on the disk of recording.spool.path.",
             )
+
+    def _look(self) -> int:
+        try:
+            disk = os.statvfs(self._path)
+        except OSError as error:
+            raise refusal(
+                f"the spool's disk cannot be looked at ({error.strerror})",
+                "Check the disk and the permissions of recording.spool.path.",
+                detail=str(error),
+            ) from error
+        return disk.f_bavail * disk.f_frsize
 
 
 class Lag:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
+import json
 import socket
+import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -122,6 +127,50 @@ async def test_two_hubs_never_own_one_folder(folder: Path) -> None:
     assert caught.value.reason == "hub.locked"
     with own(folder):
         pass
+
+
+async def test_the_whole_process_starts_tells_what_is_missing_and_stops(folder: Path) -> None:
+    console, store = free_port(), free_port()
+    config = folder / "douane.yaml"
+    config.write_text(
+        f"""
+version: 1
+store: {{url: "embedded:./store", listen: "127.0.0.1:{store}"}}
+console: {{listen: "127.0.0.1:{console}"}}
+hub: {{path: ./hub, listen: "unix:./hub.sock"}}
+gate: {{run_dir: ./run, drain: 500ms}}
+"""
+    )
+    hub = await asyncio.create_subprocess_exec(sys.executable, "-m", "ext_proc.app", "hub", "-c", str(config))
+    try:
+        status, body = await asyncio.wait_for(answer(f"http://127.0.0.1:{console}/readyz"), 20)
+        assert status == 503  # no store runs
+        assert body["conditions"]["ledger"]["ok"] is False
+        assert body["conditions"]["gate"] == {"ok": True, "message": "no gate beside this hub"}
+        assert await answer(f"http://127.0.0.1:{console}/healthz") == (200, {"alive": True})
+        async with client(local(folder)) as gate:
+            assert (await Authority(gate).create_session("c", "i", CLAIMS, HOUR))[0].startswith("dse_")
+    finally:
+        hub.terminate()
+        assert await asyncio.wait_for(hub.wait(), 10) == 0
+
+
+async def answer(url: str) -> tuple[int, dict[str, Any]]:
+    """The first answer, once something listens there."""
+
+    def ask() -> tuple[int, dict[str, Any]]:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, json.load(refused)
+
+    while True:
+        try:
+            return await asyncio.to_thread(ask)
+        except OSError:
+            await asyncio.sleep(0.05)
 
 
 # --- on the network -------------------------------------------------------------------------------------------------

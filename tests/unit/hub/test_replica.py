@@ -235,3 +235,23 @@ async def test_a_writers_name_stays_one_path_part(tmp_path: Path) -> None:
     await replica.persist()
     assert [p.name for p in (tmp_path / "journals").iterdir()] == ["spiffe%3A%2F%2Fa%2F..%2F..%2Fb"]
     replicas.close()
+
+
+async def test_gates_long_gone_are_no_longer_known_unless_something_is_left_of_them(tmp_path: Path) -> None:
+    replicas = Replicas(tmp_path)
+    gone, left = await opened(replicas, key(1, gate="gone")), await opened(replicas, key(2, gate="left"))
+    gone.append(0, frame(1))
+    await gone.persist()
+    await gone.seal()
+    gone.forget(SIZE)
+    left.append(0, frame(1))
+    await left.persist()
+    week = 7 * 86_400_000_000
+    replicas._drop_silent(time.time_ns() // 1000 + week - 10_000_000)
+    assert {clock.gate for clock in replicas.clocks()} == {"gone", "left"}
+    replicas._drop_silent(time.time_ns() // 1000 + week + 1)
+    assert {clock.gate for clock in replicas.clocks()} == {"left"}
+    replicas.close()
+    again = Replicas(tmp_path)
+    assert {clock.gate for clock in again.clocks()} == {"left"}
+    again.close()

@@ -113,6 +113,14 @@ def test_the_disk_keeps_room_for_open_requests(tmp_path: Path) -> None:
     spool.close()
 
 
+def test_a_spool_whose_folder_went_away_refuses(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path / "spool")
+    (tmp_path / "spool").rename(tmp_path / "elsewhere")
+    with pytest.raises(RecordError, match="No such file"):
+        spool.admit(0)
+    spool.close()
+
+
 def test_free_space_is_counted_down_between_two_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
     real = os.statvfs
