@@ -24,6 +24,10 @@ DECODED: journal_pb2.Part.Form = journal_pb2.Part.DECODED
 SEALED: journal_pb2.Part.Form = journal_pb2.Part.SEALED
 
 
+_SLICE = 16 << 10
+"""Coded bytes decoded at once, so that a bomb is noticed before it is unpacked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What one chunk leads to: write `record` (if any) as a Part of `form` with `masks`, then release `release`."""
@@ -120,29 +124,36 @@ class BodyMasker:
         return release
 
     def _feed_encoded(self, decoder: Decoder, chunk: bytes, last: bool) -> Step:
+        texts: list[bytes] = []
+        spans: list[Span] = []
+        offset = 0
         try:
-            text = decoder.feed(chunk, self._budget)
-            if last:
-                decoder.finish()
+            for at in range(0, len(chunk) or 1, _SLICE):
+                final = last and at + _SLICE >= len(chunk)
+                text = decoder.feed(chunk[at : at + _SLICE], self._budget)
+                if final:
+                    decoder.finish()
+                self._budget -= len(text)
+                self._arrived += len(text)
+                decided = self._stream.feed(text, final)
+                self._decided += len(decided.text)
+                spans += [replace(s, start=s.start + offset, end=s.end + offset) for s in decided.spans]
+                texts.append(decided.text)
+                offset += len(decided.text)
         except TooLargeError:
             raise BombError(self._max_decoded, request=self._request) from None
         except CodingError as error:
             if self._seal is None:
                 raise UndecodableError(str(error), request=self._request) from None
             return self._begin_sealing(self._seal, chunk)
-        self._budget -= len(text)
-        self._arrived += len(text)
         if chunk:
             self._wire.append((chunk, self._arrived))
-        decided = self._stream.feed(text, last)
-        self._decided += len(decided.text)
-        wire = self._decided_chunks()
-        release = wire
+        release = wire = self._decided_chunks()
         if self._redact:
-            self._refuse_echo(decided.spans)
+            self._refuse_echo(spans)
         if self._interactive:
             release = self._encoded_at_once(chunk, last)
-        return self._record_encoded(decided, wire, release)
+        return self._record_encoded(Decided(b"".join(texts), spans), wire, release)
 
     def _record_encoded(self, decided: Decided, wire: bytes, release: bytes) -> Step:
         if not self._decoded_form and not decided.spans:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ext_proc.masking.detectors import entropy
 
@@ -63,23 +64,25 @@ _PLACEHOLDER = re.compile(
     )$
     """
 )
+_JUDGED = 200
+"""As much of a value decides what it is."""
 _WORDLIKE = re.compile(rb"^[A-Za-z]+(?:[ _\-./:][A-Za-z]+)*[.!?]?$")
 _DATE = re.compile(rb"^\d{4}-\d\d-\d\d")
 _NUMBER = re.compile(rb"^-?\d+(?:\.\d+)?$")
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """A value under a secret-sounding name. `growing` when the buffer ends before the value does."""
+class Place:
+    """Where the value under a secret-sounding name begins; `run` matches all of it."""
 
     start: int
-    end: int
-    growing: bool
     run: re.Pattern[bytes]
-    quoted: bool  # the value is a bare JSON literal: its mask needs quotes of its own
+    kind: str  # of run
+    bare: bool  # a JSON number or literal: its mask needs quotes of its own
     strong: bool
 
 
+@lru_cache(maxsize=4096)
 def strength(name: bytes) -> int:
     """0: not a secret's name; 1: the value must look random; 2: a password, any value that is no placeholder."""
     words = [w.lower() for w in _SPLIT.split(name) if w]
@@ -99,36 +102,34 @@ def strength(name: bytes) -> int:
     return 1
 
 
-def named(buffer: bytes, keyword_start: int, keyword_end: int) -> Named | None:
-    """Judges the identifier around a keyword and finds the value after it."""
-    left = buffer[max(0, keyword_start - 48) : keyword_start]
-    name_start = keyword_start - (len(left) - len(left.rstrip(_IDENT)))
+def locate(buffer: bytes, keyword_start: int, keyword_end: int) -> Place | None:
+    """Judges the identifier around a keyword and finds where the value after it begins."""
     rest = _NAME_REST.match(buffer, keyword_end)
     name_end = rest.end() if rest else keyword_end
     separator = _SEPARATOR.match(buffer, name_end)
     if separator is None:
         return None
+    left = buffer[max(0, keyword_start - 48) : keyword_start]
+    name_start = keyword_start - (len(left) - len(left.rstrip(_IDENT)))
     level = strength(buffer[name_start:name_end])
     if not level:
         return None
     opener = separator["open"] or b""
-    run = _RUNS[opener[:1]]
-    start = separator.end()
-    value = run.match(buffer, start)
-    end = value.end() if value else start
+    kind = opener[:1]
     bare = not opener and buffer[name_end : name_end + 1] == b'"'
-    return Named(start, end, end == len(buffer), run, bare, level == 2)
+    return Place(separator.end(), _RUNS[kind], f"named {kind!r}", bare, level == 2)
 
 
 def plausible(value: bytes, strong: bool) -> bool:
     """Whether a value under a secret's name is one, and not a placeholder, a reference, a word or a number."""
-    if _PLACEHOLDER.match(value[:200]):
+    value = value[:_JUDGED]
+    if _PLACEHOLDER.match(value):
         return False
     if strong:
-        return len(value) >= 4 and not (b" " in value and _WORDLIKE.match(value[:200]))
+        return len(value) >= 4 and not (b" " in value and _WORDLIKE.match(value))
     if len(value) < 8 or _NUMBER.match(value) or _DATE.match(value) or b" " in value.strip():
         return False
-    if _WORDLIKE.match(value[:200]):
+    if _WORDLIKE.match(value):
         return (
             len(value) >= 20
             and b" " not in value

@@ -9,19 +9,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from heapq import merge
+from itertools import groupby
 from urllib.parse import unquote_to_bytes
 
 import hyperscan
 
 from ext_proc.masking.detectors import Detector
 from ext_proc.masking.known import KnownSet
-from ext_proc.masking.names import KEYWORDS, named, plausible
+from ext_proc.masking.names import KEYWORDS, locate, plausible
 
 TAIL = 4096
 """The most that a stream holds back undecided, in bytes (a known value's own longest form aside)."""
 CONTEXT = 256
 """How much of the text before stays in view: anchors and names are shorter than this."""
+MOST_TRIES = 64
+"""How often one run of characters is looked at by one detector; without a bound `sk-sk-sk-` would cost its square."""
 _KEPT = 128
 _TOKEN = bytes(range(0x30, 0x3A)) + bytes(range(0x41, 0x5B)) + bytes(range(0x61, 0x7B)) + b"_-.+/=~%\\:"
 
@@ -55,6 +59,9 @@ class Findings:
     known_from: int  # from here on a known value may be incomplete
 
 
+Runs = dict[str, tuple[int, int]]  # where a detector's latest run ends, and how often it was looked at
+
+
 class Detectors:
     """The compiled anchors of `detectors`. Not for use by two threads at a time (hyperscan's scratch space)."""
 
@@ -78,33 +85,39 @@ class Detectors:
     def find(self, buffer: bytes, last: bool, spans: list[Span], growths: list[Growth]) -> None:
         hits: list[tuple[int, int]] = []
         self._database.scan(buffer, match_event_handler=lambda i, _s, end, _f, _c: hits.append((i, end)))
-        seen = -1
+        runs: Runs = {}
         for number, end in hits:
-            detector = self._owners[number]
+            owner = self._owners[number]
             start = end - len(self._literals[number])
-            if detector is not None:
-                _apply(detector, buffer, start, last, spans, growths)
-                continue
-            value = named(buffer, start, end)
-            if value is None or value.start == seen:
-                continue
-            seen = value.start
-            if value.growing and not last:
-                growths.append(Growth(value.start, "named", value.run))
-                continue
-            raw = buffer[value.start : value.end]
-            secret = unescaped(raw)
-            if raw and plausible(secret, value.strong):
-                spans.append(Span(value.start, value.end, "named", secret, quoted=value.quoted))
+            if owner is None:
+                _apply_named(buffer, start, end, last, runs, spans, growths)
+            else:
+                _apply(owner, buffer, start, last, runs, spans, growths)
 
 
-def _apply(detector: Detector, buffer: bytes, start: int, last: bool, spans: list[Span], growths: list[Growth]) -> None:
-    if not last:
+def _apply(
+    detector: Detector,
+    buffer: bytes,
+    start: int,
+    last: bool,
+    runs: Runs,
+    spans: list[Span],
+    growths: list[Growth],
+) -> None:
+    run_end, tries = runs.get(detector.name, (-1, 0))
+    if start >= run_end:
         run = detector.run.match(buffer, start)
-        if run is not None and run.end() == len(buffer):
+        if run is None:
+            return
+        runs[detector.name] = (run.end(), 0)
+        if run.end() == len(buffer) and not last:
             group = "secret" if "secret" in detector.run.groupindex else 0
             growths.append(Growth(run.start(group), detector.name, detector.more))
             return
+    elif tries < MOST_TRIES and (last or run_end < len(buffer)):
+        runs[detector.name] = (run_end, tries + 1)
+    else:
+        return
     match = detector.pattern.match(buffer, start)
     if match is None:
         return
@@ -112,6 +125,29 @@ def _apply(detector: Detector, buffer: bytes, start: int, last: bool, spans: lis
     raw = match[group]
     if detector.check is None or detector.check(raw):
         spans.append(Span(match.start(group), match.end(group), detector.name, raw))
+
+
+def _apply_named(
+    buffer: bytes, start: int, end: int, last: bool, runs: Runs, spans: list[Span], growths: list[Growth]
+) -> None:
+    place = locate(buffer, start, end)
+    if place is None:
+        return
+    run_end, tries = runs.get(place.kind, (-1, 0))
+    if place.start >= run_end:
+        value = place.run.match(buffer, place.start)
+        run_end, tries = value.end() if value else place.start, 0
+        if run_end == len(buffer) and not last:
+            growths.append(Growth(place.start, "named", place.run))
+    else:
+        tries += 1
+    runs[place.kind] = (run_end, tries)
+    if tries > MOST_TRIES or run_end == place.start or (run_end == len(buffer) and not last):
+        return
+    secret = unescaped(buffer[place.start : run_end])
+    if plausible(secret, place.strong):
+        spans.append(Span(place.start, run_end, "named", secret, quoted=place.bare))
+        runs[place.kind] = (run_end, MOST_TRIES)  # masked to its end: nothing within it needs a look
 
 
 def unescaped(raw: bytes) -> bytes:
@@ -161,27 +197,30 @@ def disjoint(spans: Iterable[Span], start: int) -> list[Span]:
 
     What lies before `start` is recorded already and is cut off.
     """
-    spans = [s for s in spans if s.end > start]
-    if len(spans) == 1 and spans[0].start >= start:
-        return spans
+    spans = sorted((s for s in spans if s.end > start), key=lambda s: (s.rank, s.start, -s.end))
     taken: list[Span] = []
-    for span in sorted(spans, key=lambda s: (s.rank, s.start, -s.end)):
-        pieces = [(max(span.start, start), span.end)]
-        for other in taken:
-            pieces = [
-                piece
-                for a, b in pieces
-                for piece in ((a, min(b, other.start)), (max(a, other.end), b))
-                if piece[0] < piece[1]
-            ]
-        for a, b in pieces:
-            if (a, b) == (span.start, span.end):
-                taken.append(span)
-            else:
-                secret = span.secret if span.rank == 0 else span.secret[-(b - a) :]
-                taken.append(Span(a, b, span.detector, secret, span.rank, span.redact))
-    taken.sort(key=lambda s: s.start)
+    for _, group in groupby(spans, key=lambda s: s.rank):
+        taken = list(merge(taken, _remaining(group, taken, start), key=lambda s: s.start))
     return taken
+
+
+def _remaining(spans: Iterable[Span], taken: Sequence[Span], at: int) -> Iterable[Span]:
+    """What of `spans` (by start) neither `taken` nor an earlier one of them covers, from `at` on."""
+    n = 0
+    for span in spans:
+        at = max(at, span.start)
+        while at < span.end:
+            while n < len(taken) and taken[n].end <= at:
+                n += 1
+            end = min(span.end, taken[n].start) if n < len(taken) else span.end
+            if at < end:
+                yield span if (at, end) == (span.start, span.end) else _piece(span, at, end)
+            at = max(end, taken[n].end) if n < len(taken) and taken[n].start < span.end else end
+
+
+def _piece(span: Span, start: int, end: int) -> Span:
+    secret = span.secret if span.rank == 0 else span.secret[start - span.start : end - span.start]
+    return replace(span, start=start, end=end, secret=secret, quoted=False)
 
 
 def forced_cut(buffer: bytes, start: int) -> int:

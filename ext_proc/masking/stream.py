@@ -122,11 +122,7 @@ class TextStream:
 
 def _not_within(spans: list[Span], cut: int) -> int:
     """The cut, moved before any span that it would divide."""
-    moved = True
-    while moved:
-        moved = False
-        for span in spans:
-            if span.start < cut < span.end:
-                cut = span.start
-                moved = True
+    for span in sorted(spans, key=lambda s: s.start, reverse=True):
+        if span.start < cut < span.end:
+            cut = span.start
     return cut
