@@ -77,7 +77,6 @@ class Body:
 class Attempt:
     """What one ext_proc stream left, up to now. `bodies` and `trailers` are indexed by pb.Direction."""
 
-    journal: JournalKey
     opened_us: int
     end_us: int
     opened: pb.Opened
@@ -131,7 +130,7 @@ class LoadedConfig:
 
 @dataclass(slots=True)
 class _Exchange:
-    attempts: dict[tuple[JournalKey, int], Attempt] = field(default_factory=dict)
+    attempts: dict[tuple[_Journal, int], Attempt] = field(default_factory=dict)
     access: pb.Access | None = None
     access_us: int = 0
     journals: list[_Journal] = field(default_factory=list)
@@ -191,6 +190,8 @@ class Assembler:
         self._finished: list[Finished] = []
         self._configs: list[LoadedConfig] = []
         self._budget = memory_bytes
+        self._last_key: JournalKey | None = None
+        self._last_journal: _Journal
 
     # What is known from before a restart.
 
@@ -216,7 +217,9 @@ class Assembler:
 
     def feed(self, key: JournalKey, offset: int, length: int, event: pb.Event) -> None:
         """One event, whose frame lies at `offset` with `length` bytes."""
-        journal = self._journals.get(key) or self._journal(key)
+        if key is not self._last_key:
+            self._last_key, self._last_journal = key, self._journal(key)
+        journal = self._last_journal
         exchange_id = event.exchange_id
         if offset + length > journal.consumed:
             journal.consumed = offset + length
@@ -226,7 +229,7 @@ class Assembler:
         kind = event.WhichOneof("event")
         exchange = gate.exchanges.get(exchange_id)
         if exchange is not None:
-            attempt = exchange.attempts.get((key, event.attempt))
+            attempt = exchange.attempts.get((journal, event.attempt))
             if attempt is not None and not attempt.ended:
                 attempt.end_us = event.at_us
                 if kind == "part":
@@ -250,8 +253,8 @@ class Assembler:
                 exchange.journals.append(journal)
                 journal.open.setdefault(exchange_id, offset)
             if kind == "opened":
-                attempt = Attempt(key, event.at_us, event.at_us, event.opened, masks=list(event.opened.masks))
-                exchange.attempts[key, event.attempt] = attempt
+                attempt = Attempt(event.at_us, event.at_us, event.opened, masks=list(event.opened.masks))
+                exchange.attempts[journal, event.attempt] = attempt
             else:
                 exchange.access = event.access
                 exchange.access_us = event.at_us
@@ -293,8 +296,8 @@ class Assembler:
             if exchange is None:
                 del journal.open[exchange_id]  # known from before a restart, but the journal holds it no longer
                 continue
-            for (attempt_key, _), attempt in exchange.attempts.items():
-                if attempt_key == key and not attempt.ended:
+            for (held_by, _), attempt in exchange.attempts.items():
+                if held_by is journal and not attempt.ended:
                     attempt.end_us = max(attempt.end_us, at_us)
                     attempt.ended = True
             self._wait(journal.gate, exchange_id, exchange.end_us())
@@ -302,6 +305,7 @@ class Assembler:
     def drop(self, key: JournalKey) -> None:
         """The journal is gone: it was sealed, and nothing in it is needed."""
         journal = self._journals.pop(key, None)
+        self._last_key = None
         if journal is not None:
             journal.gate.journals -= 1
 

@@ -42,7 +42,8 @@ _FRAME = re.compile(r"Received ClickHouse exception, code: \d+, server response:
 _DENIED = frozenset({164, 192, 193, 194, 497, 516})
 """READONLY, UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, ACCESS_DENIED, AUTHENTICATION_FAILED."""
 
-logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # it logs each error that it raises as well
+for _name in ("clickhouse_connect", "urllib3.connectionpool"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)  # they log each error that they raise as well
 
 
 class ClickHouseError(StoreError):

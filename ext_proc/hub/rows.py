@@ -8,7 +8,8 @@ what the hash chain covers. The types are those of `migrations/`; tests/clickhou
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ext_proc.hub.bodies import NOTHING, Read, Stored, store
@@ -80,17 +81,18 @@ def _time(at_us: int) -> bytes:
     return _q(min(max(at_us, 0), _LAST_US))
 
 
+@lru_cache(4096)
+def _word(value: str) -> bytes:
+    """A text that recurs from row to row."""
+    return _text(value)
+
+
 def _headers(headers: Collection[pb.Header]) -> bytes:
     out = [_size(len(headers))]
-    add = out.append
     for header in headers:
-        name = header.name.encode()
         value = header.value
-        n, m = len(name), len(value)
-        add(_SHORT[n] if n < 128 else _size(n))
-        add(name)
-        add(_SHORT[m] if m < 128 else _size(m))
-        add(value)
+        n = len(value)
+        out += (_word(header.name), _SHORT[n] if n < 128 else _size(n), value)
     return b"".join(out)
 
 
@@ -114,23 +116,33 @@ def exchange(finished: Finished, chains: Chains, *, read: Read, add_part: Callab
     attempt = finished.attempt
     chain_id = chains.name(finished.gate)
     at_us = _started_us(finished)
+    req_headers = resp_headers = _EMPTY
     request = response = NOTHING
     if attempt is not None:
-        prefix = _uuid(finished.exchange_id) + _text(chain_id) + _time(at_us)
+        prefix = _uuid(finished.exchange_id) + _word(chain_id) + _time(at_us)
 
-        def body(direction: int, headers: Iterable[pb.Header]) -> Stored:
-            def spill(n: int, data: bytes) -> None:
-                add_part(prefix + _SHORT[direction] + _I(n) + _bytes(data))
-
+        def body(direction: int, headers: bytes) -> Stored:
             pieces = attempt.bodies[direction]
             if not pieces.pieces:
                 return NOTHING
-            coding = b",".join(h.value for h in headers if h.name == "content-encoding")
+
+            def spill(n: int, data: bytes) -> None:
+                add_part(prefix + _SHORT[direction] + _I(n) + _bytes(data))
+
+            coding = b""
+            if b"\x10content-encoding" in headers:
+                side = attempt.head if direction else attempt.opened
+                assert side is not None
+                coding = b",".join(h.value for h in side.headers if h.name == "content-encoding")
             return store(pieces, coding, read=read, spill=spill, max_decoded=limit)
 
-        request = body(0, attempt.opened.headers)
-        response = body(1, attempt.head.headers if attempt.head is not None else ())
-    canonical = _canonical(finished, attempt, chain_id, chains.next_seq(chain_id), at_us, request, response)
+        req_headers = _headers(attempt.opened.headers)
+        request = body(0, req_headers)
+        if attempt.head is not None:
+            resp_headers = _headers(attempt.head.headers)
+        response = body(1, resp_headers)
+    sides = ((req_headers, request), (resp_headers, response))
+    canonical = _canonical(finished, attempt, chain_id, chains.next_seq(chain_id), at_us, sides)
     record_hash = chains.extend(chain_id, canonical)
     bodies = (request.inline, response.inline, request.text, response.text)
     return b"".join((canonical, *map(_bytes, bodies), record_hash))
@@ -155,10 +167,9 @@ def _canonical(
     chain_id: str,
     seq: int,
     at_us: int,
-    request: Stored,
-    response: Stored,
+    sides: tuple[tuple[bytes, Stored], ...],
 ) -> bytes:
-    """The columns `HASHED`."""
+    """The columns `HASHED`. `sides`: of the request and the response, the encoded headers and the body."""
     access = finished.access
     opened = attempt.opened if attempt is not None else None
     verdict = attempt.verdict if attempt is not None else None
@@ -172,40 +183,39 @@ def _canonical(
         _SHORT[RECORD_VERSION],
         _uuid(finished.exchange_id),
         _time(at_us),
-        _text(chain_id),
+        _word(chain_id),
         _Q(seq),
         _EMPTY,  # tenant: an installation has one until tenants are configured
-        _text(finished.gate.writer),
-        _text(finished.gate.name),
-        _text(where.connection),
-        _text(verdict.operation) if verdict is not None else _EMPTY,
+        _word(finished.gate.writer),
+        _word(finished.gate.name),
+        _word(where.connection),
+        _word(verdict.operation) if verdict is not None else _EMPTY,
         *_identities(verdict),
         _text(opened.source_address) if opened is not None else _EMPTY,
-        _text(opened.protocol) if opened is not None else _EMPTY,
-        _text(where.method),
-        _text(opened.scheme) if opened is not None else _EMPTY,
-        _text(where.host),
+        _word(opened.protocol) if opened is not None else _EMPTY,
+        _word(where.method),
+        _word(opened.scheme) if opened is not None else _EMPTY,
+        _word(where.host),
         _text(where.path),
         _text(where.query),
     ]
     if verdict is not None:
-        out.append(_text(verdict.decision))
-        out.append(_text((closed.reason if closed is not None else "") or verdict.reason))
-        out.extend(map(_text, (verdict.message, verdict.policy, verdict.approval_id, verdict.credential)))
+        out.append(_word(verdict.decision))
+        out.append(_word((closed.reason if closed is not None else "") or verdict.reason))
+        out += (_text(verdict.message), _word(verdict.policy), _text(verdict.approval_id), _word(verdict.credential))
     else:
         # Without a verdict Envoy lets nothing pass.
         reason = (closed.reason if closed is not None else "") or details
         out.append(b"\x04deny" + _text(reason) + _EMPTY * 4)
     out.append(_H(min(status, 65535)))
-    out.append(_text(finished.outcome))
+    out.append(_word(finished.outcome))
     out.append(_Q(_duration_us(finished, at_us)))
-    out.append(_text(details))
-    out.append(_text(head.upstream_address) if head is not None else _EMPTY)
-    out.append(_text(opened.config_digest) if opened is not None else _EMPTY)
-    sides = ((opened, request, 0), (head, response, 1))
-    for side, stored, direction in sides:
+    out.append(_word(details))
+    out.append(_word(head.upstream_address) if head is not None else _EMPTY)
+    out.append(_word(opened.config_digest) if opened is not None else _EMPTY)
+    for direction, (headers, stored) in enumerate(sides):
         trailers = attempt.trailers[direction] if attempt is not None else None
-        out.append(_headers(side.headers) if side is not None else _EMPTY)
+        out.append(headers)
         out.append(_headers(trailers.trailers) if trailers is not None else _EMPTY)
         out.append(_Q(stored.size))
         out.append(stored.sha256)
@@ -223,12 +233,12 @@ def _identities(verdict: pb.Verdict | None) -> tuple[bytes, ...]:
     session = caller if caller.session_id else workload  # a job without a token of its own runs as its pod
     return (
         _uuid(session.session_id),
-        _text(session.session_label),
-        _text(caller.issuer),
-        _text(caller.subject),
+        _word(session.session_label),
+        _word(caller.issuer),
+        _word(caller.subject),
         _text(caller.claims_json),
-        _text(workload.issuer),
-        _text(workload.subject),
+        _word(workload.issuer),
+        _word(workload.subject),
         _text(workload.claims_json),
     )
 

@@ -34,7 +34,7 @@ async def test_every_column_says_what_the_journal_said(open_hub, clickhouse):
                 attempt.head(
                     201, [("content-encoding", b"gzip")], code_details="via_upstream", upstream_address="1.2.3.4:443"
                 ),
-                attempt.part(pb.RESPONSE, gzip.compress(b"Najdorf variation")),
+                attempt.part(pb.RESPONSE, gzip.compress(b"Najdorf variation", mtime=0)),
                 attempt.trailers(pb.RESPONSE, [("grpc-status", b"0")]),
                 attempt.closed(),
             ],
@@ -60,15 +60,23 @@ async def test_every_column_says_what_the_journal_said(open_hub, clickhouse):
     assert (row["req_body"], row["req_body_size"], row["req_form"]) == ('{"title": "a dashboard"}', 24, "as_sent")
     assert (row["req_text"], row["resp_text"], row["resp_form"]) == ("", "Najdorf variation", "as_sent")
     assert row["masked"] == [
-        {"place": "req_body", "index": 2, "start": 3, "length": 4, "original_length": 40, "detector": "jwt", "fingerprint": "abc"}
-    ]  # fmt: skip
+        {
+            "place": "req_body",
+            "index": 2,
+            "start": 3,
+            "length": 4,
+            "original_length": 40,
+            "detector": "jwt",
+            "fingerprint": "abc",
+        }
+    ]
     [exact] = _rows(
         clickhouse,
         hub.gate,
         "hex(req_headers[2].value) AS header, hex(resp_body_sha256) AS hash, base64Encode(resp_body) AS body",
     )
     assert exact["header"] == "FF00"
-    assert exact["hash"] == sha256(gzip.compress(b"Najdorf variation")).hexdigest().upper()
+    assert exact["hash"] == sha256(gzip.compress(b"Najdorf variation", mtime=0)).hexdigest().upper()
 
 
 async def test_seen_in_sql_within_two_seconds(open_hub, clickhouse):
