@@ -20,7 +20,8 @@ def serve(store_config: Store, path: Path) -> None:
     """Serve the ledger in `path` on `store_config.listen` until SIGTERM or SIGINT; then answer what is open, and close.
 
     The folder is made if missing, with the passwords of both users. StoreError: `store.locked` (another process has
-    it), `store.unreadable` (the engine refuses the folder), `store.listen` (the port is taken).
+    it), `store.unreadable` (the engine refuses the folder), `store.listen` (the port is taken), `store.path`
+    (the folder's name).
     """
     from ext_proc.hub.store.server import run
 

@@ -79,13 +79,15 @@ class Facade:
 
     async def _root(self, http: HttpRequest) -> Response:
         query_id = http.query_params.get("query_id", "")
+        if not requests.QUERY_ID.fullmatch(query_id):
+            query_id = ""  # it goes into a header and the log
         try:
             user = await self._user(http)
             if user is None:
                 return PlainTextResponse("Ok.\n")
             return await self._query(http, user)
         except QueryError as fault:
-            log.info("store query refused: code=%d name=%s query_id=%s", fault.code, fault.name, query_id[:128])
+            log.info("store query refused: code=%d name=%s query_id=%s", fault.code, fault.name, query_id)
             headers = {"X-ClickHouse-Exception-Code": str(fault.code)}
             status = fault.http_status
             if status in {401, 403} and fault.code == 516 and "authorization" not in http.headers:

@@ -16,7 +16,7 @@ from ext_proc.hub.store.codings import parse_text
 from ext_proc.hub.store.faults import QueryError, bad, unsupported
 from ext_proc.hub.store.guard import DATABASE
 
-_QUERY_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+QUERY_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _OURS = frozenset({"query", "user", "password", "database", "default_format", "query_id"})
 _DATABASES = {"": DATABASE, "default": DATABASE, DATABASE: DATABASE, "system": "system"}
 
@@ -98,7 +98,7 @@ def read(query: Iterable[tuple[str, str]], headers: Mapping[str, str], body: byt
     if database not in _DATABASES:
         raise QueryError(81, "UNKNOWN_DATABASE", f"Database {database} does not exist; the ledger's is {DATABASE}")
     query_id = fields.get("query_id") or str(uuid.uuid4())
-    if not _QUERY_ID.fullmatch(query_id):
+    if not QUERY_ID.fullmatch(query_id):
         raise bad("query_id must be up to 128 letters, digits, '-', '_', '.' or ':'")
     settings = {n: v for n, v in fields.items() if n not in _OURS and not n.startswith("param_")}
     return Request(

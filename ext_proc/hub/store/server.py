@@ -44,6 +44,12 @@ def run(listen: str, path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
     path = path.absolute()
+    if set("?&%") & set(str(path)):
+        raise StoreError(
+            "store.path",
+            f"the store's folder {path} has one of ? & % in its name, which the engine cannot open",
+            remedy="Choose another folder in store.url.",
+        )
     ensure_passwords(path)
     layout = Layout(path)
     lock = layout.lock()

@@ -76,6 +76,13 @@ def test_taken_port_is_named(fresh_store: StoreProcess, store: StoreProcess) -> 
     assert "store.listen" in fresh_store.log.read_text()
 
 
+def test_folder_that_the_engine_cannot_name(fresh_store: StoreProcess) -> None:
+    fresh_store.folder = fresh_store.folder.with_name("a?b")
+    assert fresh_store.launch().wait(20) == 1
+    assert "store.path" in fresh_store.log.read_text()
+    assert not fresh_store.folder.exists()
+
+
 def test_sigterm_ends_cleanly_and_a_restart_finds_everything(fresh_store: StoreProcess) -> None:
     fresh_store.start()
     fresh_store.do(TABLE)

@@ -256,7 +256,7 @@ GOOD = {
     "json": "SELECT JSONExtractString(req_body, 'a', 'b'), JSON_VALUE(req_body, '$.a') FROM exchanges",
     "times": "SELECT toStartOfHour(ts), ts - INTERVAL 1 HOUR, ts::Date, date_trunc('day', ts) FROM exchanges",
     "search": "SELECT hasToken(lower(req_body), 'x'), path ILIKE '%A%', match(path, '^/a') FROM exchanges",
-    "cte, join, union": "WITH x AS (SELECT 1 AS a) SELECT a FROM x JOIN (SELECT 1 AS a) AS n USING a UNION ALL SELECT 2",
+    "cte, join, union": "WITH x AS (SELECT 1 AS a) SELECT a FROM x JOIN (SELECT 1 AS a) n USING a UNION ALL SELECT 2",
     "window": "SELECT path, row_number() OVER (PARTITION BY status ORDER BY ts) FROM exchanges",
     "lambda": "SELECT arrayMap((x, y) -> concat(x, y), ['a'], ['b']), arrayFilter(x -> x > 1, [1, 2])",
     "case, cast, tuple": "SELECT CASE WHEN status > 1 THEN 'a' ELSE 'b' END, (1, 2).2, status::String FROM exchanges",
