@@ -156,7 +156,7 @@ WRITERS = {
     "an added default": "ALTER TABLE exchanges ADD COLUMN z String DEFAULT file('{file}')",
     "a materialized view elsewhere": "CREATE MATERIALIZED VIEW x TO default.y AS SELECT 1 AS a",
     "a disk elsewhere": "CREATE TABLE x (a Int) ENGINE = MergeTree ORDER BY a "
-    "SETTINGS disk = disk(type = local, path = '/tmp/x/')",
+    "SETTINGS disk = disk(type = local, path = '/srv/x/')",
     "a dictionary": "CREATE DICTIONARY d (a UInt8) PRIMARY KEY a SOURCE(FILE(PATH '{file}' FORMAT CSV)) LAYOUT(FLAT())",
     "a function": "CREATE FUNCTION f AS x -> file(x)",
     "a user": "CREATE USER x",
