@@ -48,8 +48,8 @@ class Admin:
         return {name: value for name, value in found.items() if isinstance(value, str)}
 
     async def rejections(self) -> dict[str, int]:
-        """How often Envoy refused each watched file: counters that only grow, by name."""
-        return await self.stats(r"(cds|lds|\.rds\..*)\.update_(rejected|failure)$")
+        """How often Envoy refused each watched file, or could not open a listener's port: counters that only grow."""
+        return await self.stats(r"((cds|lds|\.rds\..*)\.update_(rejected|failure)|\.listener_create_failure)$")
 
     async def warming(self) -> bool:
         """Whether a cluster waits for its first address, or a listener for its routes."""

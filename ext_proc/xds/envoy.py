@@ -63,8 +63,8 @@ class Envoy:
     def command(self, *, concurrency: int) -> list[str]:
         """The command line. Its working directory must be the run folder: every path in it is relative.
 
-        Drain is longer than the longest hold: a listener that goes away does not cut what it still serves. The log
-        is a file, at a level that holds Envoy's reasons: `rollout` reads them there.
+        A listener that goes away tells its clients at once, and serves what is open for longer than the longest
+        hold. The log is a file, at a level that holds Envoy's reasons: `rollout` reads them there.
         """
         return [
             str(self.binary),
@@ -72,8 +72,10 @@ class Envoy:
             "--disable-hot-restart",
             *("--concurrency", str(concurrency)),
             *("--drain-time-s", str(int(LONGEST_SILENCE.total_seconds()) + 60)),
+            *("--drain-strategy", "immediate"),
             *("--log-level", "warning"),
             *("--log-path", LOG),
+            *("--file-flush-interval-msec", "100"),
         ]
 
     def validate(self, config: Config) -> None:

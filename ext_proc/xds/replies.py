@@ -43,7 +43,7 @@ def _details(*prefixes: str) -> str:
 
 HOST_MISMATCH: Final = 421
 METHOD_REFUSED: Final = 405
-PATH_REFUSED: Final = 400
+REQUEST_REFUSED: Final = 400
 """Statuses of the direct responses in `routes`, by which they are told apart here."""
 
 _PATH_MEANING = "it could mean one thing to the policy and another to the upstream."
@@ -55,10 +55,16 @@ LOCAL_REPLIES: Final = (
         when=f"response.code_details == 'direct_response' && response.code == {HOST_MISMATCH}",
     ),
     LocalReply(
+        "request.host",
+        "The request has more than one Host header.",
+        "Send exactly one.",
+        when="response.code_details == 'direct_response' && request.host.contains(',')",
+    ),
+    LocalReply(
         "request.path",
         f"The path holds an escaped slash or backslash (%2F, %5C): {_PATH_MEANING}",
         "Send the path without it.",
-        when=f"response.code_details == 'direct_response' && response.code == {PATH_REFUSED}",
+        when=f"response.code_details == 'direct_response' && response.code == {REQUEST_REFUSED}",
     ),
     LocalReply(
         "request.path",

@@ -115,7 +115,7 @@ class _Rollout:
         while True:
             rejections = await self.admin.rejections()
             if any(count > self.rejected.get(name, 0) for name, count in rejections.items()):
-                raise refused(self._reason())
+                raise refused(await self._reason())
             versions = await self.admin.versions()
             accepted = all(_shown(versions, path) == self.rendered.versions[path] for path in paths)
             if accepted and not await self.admin.warming():
@@ -123,13 +123,17 @@ class _Rollout:
             if loop.time() > deadline:
                 if accepted:
                     return
-                raise refused(self._reason())
+                raise refused(await self._reason())
             await asyncio.sleep(_POLL_S)
 
-    def _reason(self) -> str:
+    async def _reason(self) -> str:
+        """What Envoy logged on it. Its log comes to the file with a delay of its own."""
         log = self.files.run_dir / LOG
-        reasons = _REJECTED.findall(_tail(log, self.log_from)) if log.is_file() else []
-        return " ".join(reasons[-1].split()) if reasons else f"it gave no reason in {log}"
+        for _ in range(20):
+            if reasons := _REJECTED.findall(_tail(log, self.log_from)):
+                return " ".join(reasons[-1].split())
+            await asyncio.sleep(_POLL_S)
+        return f"it gave no reason in {log}"
 
 
 def _shown(versions: Mapping[str, str], path: str) -> str | None:
@@ -143,6 +147,8 @@ def _shown(versions: Mapping[str, str], path: str) -> str | None:
 
 
 def _tail(path: Path, start: int) -> str:
+    if not path.is_file():
+        return ""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(start, size - _LOG_TAIL))

@@ -21,7 +21,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from ext_proc.config.models import Connection
 from ext_proc.xds.filters import GATE, GUARD
 from ext_proc.xds.naming import LONGEST_SILENCE, base_routes, host_routes, route_name, upgrade_cluster
-from ext_proc.xds.replies import HOST_MISMATCH, METHOD_REFUSED, PATH_REFUSED
+from ext_proc.xds.replies import HOST_MISMATCH, METHOD_REFUSED, REQUEST_REFUSED
 from ext_proc.xds.typed import pack
 from ext_proc.xds.upstream import Upstream, upstream
 
@@ -79,12 +79,14 @@ def _action(cluster: str, target: Upstream, connection: Connection) -> RouteActi
 
 
 def _refusals() -> list[Route]:
-    """What no connection serves: CONNECT, and escaped slashes. The latter are refused here and not by Envoy's own
-    check, which comes before the client's x-request-id is replaced: so the refusal has an id of ours, and is
-    recorded."""
+    """What no connection serves: CONNECT, several Host headers (Envoy joins them with commas), and escaped slashes.
+    The last are refused here and not by Envoy's own check, which comes before the client's x-request-id is replaced:
+    so the refusal has an id of ours, and is recorded."""
+    several = HeaderMatcher(name=":authority", string_match=StringMatcher(contains=","))
     return [
         _refuse(RouteMatch(connect_matcher=RouteMatchConnectMatcher()), METHOD_REFUSED),
-        _refuse(RouteMatch(safe_regex=RegexMatcher(regex=r"(?i).*%(?:2f|5c).*")), PATH_REFUSED),
+        _refuse(RouteMatch(prefix="/", headers=[several]), REQUEST_REFUSED),
+        _refuse(RouteMatch(safe_regex=RegexMatcher(regex=r"(?i).*%(?:2f|5c).*")), REQUEST_REFUSED),
     ]
 
 
