@@ -146,9 +146,8 @@ def main() -> None:
     if len(sys.argv) > 1:
         measure(sys.argv[1])
         return
-    print(
-        f"{len(literals())} literals\n{'engine':16} {'1 KB, us':>10} {'1 MB, MB/s':>12} {'compile, ms':>12} {'RSS, MB':>10}"
-    )
+    print(f"{len(literals())} literals")
+    print(f"{'engine':16} {'1 KB, us':>10} {'1 MB, MB/s':>12} {'compile, ms':>12} {'RSS, MB':>10}")
     for name in ENGINES:  # a process each, so that memory is told apart
         print(subprocess.check_output([sys.executable, "-m", "bench.masking_engines", name], text=True), end="")
 

@@ -58,6 +58,7 @@ class BodyMasker:
         interactive: bool,
         seal: Callable[[bytes], bytes] | None,
         sealed: bool = False,
+        decoded: bool = False,
     ) -> None:
         self._stream = stream
         self._marker = marker
@@ -71,7 +72,7 @@ class BodyMasker:
         self._seal = seal
         self._sealed = sealed
         self._stored = 0  # how long the body is by now, as the ledger stores it
-        self._decoded_form = False
+        self._decoded_form = decoded
         self._arrived = 0  # decoded bytes so far
         self._decided = 0  # of these, decided
         self._recorded = 0  # of these, within chunks that were recorded as sent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from ext_proc.masking.marks import Marker
 from ext_proc.masking.scanner import Detectors, Scanner
 from ext_proc.masking.seal import seal
 from ext_proc.masking.stream import TextStream
+from ext_proc.masking.websocket import Unmasker
 from ext_proc.pb import journal_pb2
 
 
@@ -96,8 +98,10 @@ class ExchangeMasker:
         redact: bool = False,
         interactive: bool = False,
         undecodable: str = "refuse",
+        websocket: bool = False,
     ) -> BodyMasker:
-        """The masker of one body. `interactive` releases chunks at once (SSE, gRPC, upgrades).
+        """The masker of one body. `interactive` releases chunks at once (SSE, gRPC, upgrades); `websocket` says that
+        the bytes are WebSocket frames, of which a client's are recorded unmasked, in form DECODED.
 
         Raises UndecodableError for an unknown coding, unless `undecodable` is `seal`.
         """
@@ -105,9 +109,11 @@ class ExchangeMasker:
         seal_with = None
         if undecodable == "seal" and self._rules.seal_key is not None:
             seal_with = partial(seal, self._rules.seal_key)
-        decoder, sealed = None, False
+        decoder: codings.Decoder | None = None
+        sealed = False
+        frames = websocket and request  # a server's frames are not masked
         try:
-            decoder = codings.decoder(content_encoding)
+            decoder = Unmasker() if frames else codings.decoder(content_encoding)
         except codings.CodingError as error:
             if seal_with is None:
                 raise UndecodableError(str(error), request=request) from None
@@ -122,11 +128,12 @@ class ExchangeMasker:
             self._known,
             request=request,
             decoder=decoder,
-            max_decoded=self._rules.max_decoded,
+            max_decoded=sys.maxsize if frames else self._rules.max_decoded,
             redact=redact,
             interactive=interactive,
             seal=seal_with,
             sealed=sealed,
+            decoded=frames,
         )
 
     def whole_text(self, text: str) -> tuple[str, list[tuple[int, int, str]]]:
