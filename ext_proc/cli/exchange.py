@@ -37,7 +37,7 @@ class Keys:
     def __enter__(self) -> Self:
         try:
             for name in self._names:
-                self._keys[name] = self._ask("POST", name, self._token)["session_key"]
+                self._keys[name] = _session_key(name, self._ask("POST", name, self._token))
         except BaseException:
             self._revoke()
             raise
@@ -106,6 +106,17 @@ class Keys:
             server_hostname=name,
             assert_hostname=name,
         )
+
+
+def _session_key(name: str, answer: Mapping[str, Any]) -> str:
+    key = answer.get("session_key")
+    if not isinstance(key, str) or not key:
+        raise DouaneError(
+            "session.no_key",
+            f"connection {name} answered without a session key",
+            remedy="Is what listens there Douane, with this configuration?",
+        )
+    return key
 
 
 def base_url(connection: Connection) -> str:

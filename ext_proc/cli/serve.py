@@ -71,7 +71,14 @@ def register(app: typer.Typer, panel: str) -> None:
 def _serve(config: Path, role: Role) -> None:
     from ext_proc.supervisor.run import run
 
-    raise typer.Exit(run(config, role, lambda loaded: welcome(loaded, role)))
+    raise typer.Exit(run(config, role, check=_check, on_ready=lambda loaded: welcome(loaded, role)))
+
+
+def _check(loaded: Loaded) -> None:
+    """What a worker would refuse, before anything is started, with its line."""
+    from ext_proc.cli.setup import compile_rules
+
+    compile_rules(loaded)
 
 
 def welcome(loaded: Loaded, role: Role) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ext_proc.errors import ConfigError
@@ -35,5 +36,13 @@ async def apply(socket: Path, loaded: Loaded) -> bool:
                 "worker.refused", f"{socket.name}: {error.details() or error.code().name.lower()}"
             ) from None
     if reply.error:
-        raise ConfigError("worker.refused", reply.error)
+        raise loaded.locate(refusal(reply.error))
     return True
+
+
+def refusal(text: str) -> ConfigError:
+    """A worker's `reason: message` as the fault that it was."""
+    reason, colon, message = text.partition(": ")
+    if colon and re.fullmatch(r"[a-z_]+\.[a-z_]+", reason):
+        return ConfigError(reason, message)
+    return ConfigError("worker.refused", text)

@@ -67,12 +67,17 @@ def named_secrets(config: Config) -> set[str]:
     return {source.env for source in sources if isinstance(source, SourceEnv)}
 
 
+def handed_over() -> bool:
+    """Whether this is the second start of the program, see `take_over`."""
+    return FD_VARIABLE in os.environ
+
+
 def take_over(config: Config) -> Environments:
     """This process's environment, split. Does not return the first time if there is anything to hide: it starts the
     same program again (same process id), and the second time finds the memory file."""
-    handed_over = os.environ.pop(FD_VARIABLE, None)
-    if handed_over is not None:
-        return _receive(int(handed_over), config)
+    fd_text = os.environ.pop(FD_VARIABLE, None)
+    if fd_text is not None:
+        return _receive(int(fd_text), config)
     plain = _plain(dict(os.environ), config)
     if set(plain) == set(os.environ):
         return Environments(dict(os.environ), plain)

@@ -14,7 +14,7 @@ from ext_proc import telemetry
 from ext_proc.config import Loaded, load
 from ext_proc.errors import DouaneError
 from ext_proc.supervisor import health, plan
-from ext_proc.supervisor.environment import Environments, named_secrets, take_over
+from ext_proc.supervisor.environment import Environments, handed_over, named_secrets, take_over
 from ext_proc.supervisor.folder import Lock, check_socket_paths, private_folder, remove_stale_sockets
 from ext_proc.supervisor.group import Group
 from ext_proc.supervisor.privacy import protect_memory
@@ -27,11 +27,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("douane.supervisor")
 
 
-def run(path: Path, role: plan.Role, on_ready: Callable[[Loaded], None] = lambda _: None) -> int:
+def run(
+    path: Path,
+    role: plan.Role,
+    *,
+    check: Callable[[Loaded], None] = lambda _: None,
+    on_ready: Callable[[Loaded], None] = lambda _: None,
+) -> int:
     """Start everything, say so through `on_ready`, and return when stopped by a signal: 0, or 1 when something had to
     be killed. DouaneError when it cannot start. The first call of a process may start the process again (same id),
-    with its environment out of sight; see `environment`."""
+    with its environment out of sight, see `environment`; `check` runs before that, so what it imports is gone."""
     loaded = load(path.absolute())
+    if not handed_over():
+        check(loaded)
     environments = take_over(loaded.config)
     protect_memory()
     telemetry.hide(environments.everything.get(name, "") for name in named_secrets(loaded.config))
