@@ -21,7 +21,9 @@ def register(app: typer.Typer, panel: str) -> None:
 
         The own one is made anew each time the gate starts, and can vouch for the registered hosts only.
 
-            douane envoy ca > douane-ca.pem && curl --cacert douane-ca.pem https://api.example.com/
+        ```console
+        douane envoy ca > douane-ca.pem && curl --cacert douane-ca.pem https://api.example.com/
+        ```
         """
         from ext_proc.errors import DouaneError
 

@@ -46,8 +46,10 @@ def register(app: typer.Typer, panel: str) -> None:
         $DOUANE_ID_TOKEN (GitLab's `id_tokens:`) or $CI_JOB_JWT_V2, whichever is there first. COMMAND does not see the
         variable that the token came from. The exit code is COMMAND's.
 
-            douane run --set DD_API_KEY=datadog -- terraform apply
-            douane run -- sh -c 'curl -H "authorization: Bearer $DOUANE_SESSION_GITHUB" $DOUANE_URL_GITHUB/user'
+        ```console
+        douane run --set DD_API_KEY=datadog -- terraform apply
+        douane run -- sh -c 'curl -H "authorization: Bearer $DOUANE_SESSION_GITHUB" $DOUANE_URL_GITHUB/user'
+        ```
         """
         from ext_proc.cli.exchange import Keys
         from ext_proc.cli.token import find_token

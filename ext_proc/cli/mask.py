@@ -27,8 +27,10 @@ def register(app: typer.Typer, panel: str) -> None:
         and tokens of real exchanges are unknown here; fingerprints are made with a key of this run, so they differ
         from the ledger's.
 
-            douane mask deploy.log
-            kubectl logs job/agent | douane mask --json
+        ```console
+        douane mask deploy.log
+        kubectl logs job/agent | douane mask --json
+        ```
         """
         import secrets
 

@@ -28,8 +28,10 @@ def register(app: typer.Typer, panel: str) -> None:
 
         A run is one pipeline run (GitHub's run and attempt, GitLab's job, a pod ...), however many tokens it used.
 
-            douane sessions --since 1d
-            douane sessions --json | jq 'select(.denied > 0)'
+        ```console
+        douane sessions --since 1d
+        douane sessions --json | jq 'select(.denied > 0)'
+        ```
         """
         where = Conditions()
         where.since(since, "last_ts")
@@ -54,8 +56,10 @@ def register(app: typer.Typer, panel: str) -> None:
 
         Tables: exchanges, body_parts, configs; view: sessions. `douane schema` shows their columns.
 
-            douane sql 'SELECT subject, count() FROM exchanges GROUP BY subject'
-            douane sql 'SELECT * FROM exchanges WHERE decision = $$deny$$' --json
+        ```console
+        douane sql 'SELECT subject, count() FROM exchanges GROUP BY subject'
+        douane sql 'SELECT * FROM exchanges WHERE decision = $$deny$$' --json
+        ```
         """
         print_rows(Ledger(config).raw(query), as_json=as_json)
 

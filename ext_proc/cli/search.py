@@ -46,9 +46,11 @@ def register(app: typer.Typer, panel: str) -> None:
         Whole words come from the text index, in milliseconds. Where no exchange has the words, any part of a word is
         looked for, which reads everything: give --since then. Masked values are not in the ledger, so not found.
 
-            douane search iframe --decision deny
-            douane search 'abc-def-ghi' --since 7d --json
-            douane show $(douane search abc-def-ghi --json | head -1 | jq -r .exchange_id)
+        ```console
+        douane search iframe --decision deny
+        douane search 'abc-def-ghi' --since 7d --json
+        douane show $(douane search abc-def-ghi --json | head -1 | jq -r .exchange_id)
+        ```
         """
         if not text.strip():
             raise typer.BadParameter("there is nothing to look for", param_hint="TEXT")

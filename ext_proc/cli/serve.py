@@ -25,8 +25,10 @@ def register(app: typer.Typer, panel: str) -> None:
         second one does not wait. A change of douane.yaml is taken while traffic flows, or refused as a whole; SIGHUP
         takes it again.
 
-            douane up
-            douane up -c /etc/douane/douane.yaml
+        ```console
+        douane up
+        douane up -c /etc/douane/douane.yaml
+        ```
         """
         _serve(config, "up")
 
@@ -49,8 +51,10 @@ def register(app: typer.Typer, panel: str) -> None:
 
         Users `auditor` (reads) and `writer`; their passwords are files in the store's folder.
 
-            douane store &
-            curl -u auditor:$(cat var/store/auditor.password) 127.0.0.1:15123 -d 'SELECT count() FROM douane.exchanges'
+        ```console
+        douane store &
+        curl -u auditor:$(cat var/store/auditor.password) 127.0.0.1:15123 -d 'SELECT count() FROM douane.exchanges'
+        ```
         """
         from ext_proc.errors import ConfigError
         from ext_proc.hub.store import serve

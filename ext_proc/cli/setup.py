@@ -22,8 +22,10 @@ def register(app: typer.Typer, panel: str) -> None:
     def init(config: ConfigFile = DEFAULT_CONFIG) -> None:
         """Write a commented douane.yaml to start from. Never overwrites one.
 
+        ```console
         douane init
         $EDITOR douane.yaml && douane check
+        ```
         """
         text = files("ext_proc.cli").joinpath("init.yaml").read_text(encoding="utf-8")
         try:
@@ -45,8 +47,10 @@ def register(app: typer.Typer, panel: str) -> None:
         Strict: an unknown key is an error, with its line. Rules are compiled, named files looked for, and Envoy
         validates what it would be given. Exit code 1 when something is wrong.
 
-            douane check
-            douane check -c /etc/douane/douane.yaml --json
+        ```console
+        douane check
+        douane check -c /etc/douane/douane.yaml --json
+        ```
         """
         loaded = load_config(config)
         compile_rules(loaded)

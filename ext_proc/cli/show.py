@@ -38,8 +38,10 @@ def register(app: typer.Typer, panel: str) -> None:
         The id is in every refusal that a client gets, in `douane search` and in SQL. Bodies above 64 KiB are cut here;
         --raw gives all of one.
 
-            douane show 5f0c2a9e
-            douane show 5f0c2a9e --raw response | jq .
+        ```console
+        douane show 5f0c2a9e
+        douane show 5f0c2a9e --raw response | jq .
+        ```
         """
         ledger = Ledger(config)
         row = _row(ledger, exchange_id)

@@ -27,8 +27,10 @@ from pydantic import (
     model_validator,
 )
 
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d)$")
-_SIZE = re.compile(r"^(\d+)(B|KiB|MiB|GiB|TiB)?$")
+DURATION_PATTERN = r"^(\d+(?:\.\d+)?)(ms|s|m|h|d)$"
+_DURATION = re.compile(DURATION_PATTERN)
+SIZE_PATTERN = r"^(\d+)(B|KiB|MiB|GiB|TiB)?$"
+_SIZE = re.compile(SIZE_PATTERN)
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$"
 SCOPE_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_:.-]{0,99}$"
 HEADER_NAME_PATTERN = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$"
@@ -101,7 +103,7 @@ ScopeName = Annotated[str, StringConstraints(pattern=SCOPE_NAME_PATTERN)]
 HeaderName = Annotated[str, StringConstraints(pattern=HEADER_NAME_PATTERN, to_lower=True)]
 Host = Annotated[str, StringConstraints(pattern=HOST_PATTERN, to_lower=True), AfterValidator(_not_an_address)]
 Listen = Annotated[str, StringConstraints(pattern=LISTEN_PATTERN)]
-PathText = Annotated[str, AfterValidator(_absolute)]
+PathText = Annotated[str, AfterValidator(_absolute), WithJsonSchema({"type": "string", "format": "path"})]
 """A file or folder, relative to the folder of douane.yaml."""
 
 
@@ -280,7 +282,9 @@ class Connection(Model):
     upstream_http2: bool = False
     """Speak HTTP/2 to a plain-http upstream (with https, ALPN decides)."""
     identity: ConnectionIdentity = ConnectionIdentity()
+    """How callers prove who they are."""
     credentials: tuple[Credential, ...] = ()
+    """The real credentials, attached after a request was allowed; what the caller sent in their place is removed."""
     scopes: dict[ScopeName, tuple[str, ...]] = Field(default_factory=dict)
     """Named lists of `METHOD PATH`: `*` is any method, `{name}` one segment, `**` the rest."""
     body: Literal["inspect", "stream"] = "inspect"
@@ -301,6 +305,7 @@ class Connection(Model):
 
 class Grant(Model):
     name: Name
+    """What the ledger calls the grant that allowed a request."""
     issuer: Name
     """A name under `issuers`."""
     condition: Annotated[str, Field(alias="if", min_length=1)]
@@ -327,8 +332,11 @@ class JsonCondition(Model):
 
 class Policy(Model):
     name: Name
+    """What the ledger and the refused client are told."""
     match: RuleMatch = RuleMatch()
+    """Which requests it looks at; by default all."""
     effect: Literal["deny"]
+    """What happens to them."""
     json_body: Annotated[JsonCondition | None, Field(alias="json")] = None
     """Deny only when the JSON body says so. A body that cannot be read as JSON is denied: `policy.uninspectable`."""
     message: str = ""
@@ -361,6 +369,7 @@ class Recording(Model):
     retention: Duration = timedelta(days=400)
     """When ClickHouse deletes."""
     spool: Spool = Spool()
+    """Where a gate keeps records until the hub has them."""
     max_decoded: Size = 64 << 20
     """The bomb limit: a compressed body may not decode to more than this."""
     seal_key: CredentialSource | None = None
@@ -377,16 +386,27 @@ class Config(Model):
     """douane.yaml."""
 
     version: Literal[1]
+    """The version of this format."""
     store: Store = Store()
+    """Where the ledger is."""
     console: Console = Console()
+    """Where the hub answers people and probes."""
     hub: Hub = Hub()
+    """What takes records from gates, and hands them to the store."""
     gate: Gate = Gate()
+    """What stands between clients and upstreams."""
     issuers: dict[Name, Issuer] = Field(default_factory=dict)
+    """Whose OIDC tokens are believed."""
     connections: dict[Name, Connection] = Field(default_factory=dict)
+    """The APIs that can be reached, each with its credentials and scopes."""
     grants: tuple[Grant, ...] = ()
+    """Who may do what; everything else is denied."""
     policies: tuple[Policy, ...] = ()
+    """What is refused even where a grant allows it."""
     masking: Masking = Masking()
+    """What is made unreadable before anything is written."""
     recording: Recording = Recording()
+    """How safely and how long records are kept."""
 
 
 Store.model_rebuild()

@@ -1,0 +1,154 @@
+"""Writes docs/configuration.md from the configuration's models and docs/cli.md from the commands' own help.
+
+    python docs/generate.py
+
+tests/unit/config/test_reference.py fails while either differs from what this would write.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer.main
+from typer.cli import get_docs_for_click
+
+from ext_proc.cli.root import app
+from ext_proc.config import json_schema, models
+
+HERE = Path(__file__).parent
+_INTRODUCTION = """\
+# Configuration
+
+<!-- Written by docs/generate.py from ext_proc/config/models.py: edit the descriptions there. -->
+
+`douane.yaml` is YAML 1.2, read strictly: an unknown or repeated key, a name that nothing has, or a rule that cannot
+hold is an error with its line, its reason code and what to do. `douane init` writes a commented example,
+`douane check` tells what a file amounts to, and `douane schema --json-schema` prints the JSON Schema for editors.
+
+- Relative paths mean the folder of the file.
+- A **duration** is a number with its unit: `500ms`, `50s`, `15m`, `12h`, `400d`.
+- A **size** is a number of bytes, or one with its unit: `64KiB`, `512MiB`, `1GiB`.
+- A **name** has lower-case letters, digits, `-` and `_`, and at most 63 of them.
+- A **source** says where a secret comes from, never what it is: `{env: NAME}`, `{file: PATH}`
+  or `{exec: [PROGRAM, ...]}`.
+
+While `douane up` or `douane gate` runs, a saved change is taken within seconds, without losing a request, by every
+worker and by Envoy, or it is refused as a whole and the former one stays; the log says which and why. `store`,
+`console`, `hub`, most of `gate` (all but `tls_listen` and `workload_token_file`), `masking.fingerprint_key`, and
+`recording`'s `durability`, `retention`, `spool` and `seal_key` need a restart, and a change of them is refused until
+then.
+"""
+_PATTERNS = {
+    models.NAME_PATTERN: "name",
+    models.SCOPE_NAME_PATTERN: "scope",
+    models.HEADER_NAME_PATTERN: "header name",
+    models.HOST_PATTERN: "host name",
+    models.LISTEN_PATTERN: "`ADDRESS:PORT`",
+    models.ENV_PATTERN: "variable name",
+}
+# Heading and model, in the order of the file.
+_SECTIONS = (
+    ("The file", "Config"),
+    ("`store`", "Store"),
+    ("`console`", "Console"),
+    ("`issuers.NAME`", "Issuer"),
+    ("`connections.NAME`", "Connection"),
+    ("`connections.NAME.identity`", "ConnectionIdentity"),
+    ("`connections.NAME.credentials[]`", "Credential"),
+    ("Sources: `env`", "SourceEnv"),
+    ("Sources: `file`", "SourceFile"),
+    ("Sources: `exec`", "SourceExec"),
+    ("`grants[]`", "Grant"),
+    ("`policies[]`", "Policy"),
+    ("`policies[].match`", "RuleMatch"),
+    ("`policies[].json`", "JsonCondition"),
+    ("`masking`", "Masking"),
+    ("`recording`", "Recording"),
+    ("`recording.spool`", "Spool"),
+    ("`gate`", "Gate"),
+    ("`hub`", "Hub"),
+    ("`hub.tls`", "Tls"),
+)
+
+
+def configuration() -> str:
+    """docs/configuration.md."""
+    schema = json_schema()
+    parts = [_INTRODUCTION]
+    for heading, name in _SECTIONS:
+        model: type[models.Model] = getattr(models, name)
+        node = schema if name == "Config" else schema["$defs"][name]
+        parts.append(f"\n## {heading}\n\n| key | value | default | meaning |\n|---|---|---|---|\n")
+        for key, field in model.model_fields.items():
+            shown = field.alias or key
+            value = node["properties"][shown]
+            default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
+            meaning = " ".join((field.description or "").split())
+            parts.append(f"| `{shown}` | {_type(value)} | {default} | {meaning} |\n")
+    return "".join(parts)
+
+
+def cli() -> str:
+    """docs/cli.md."""
+    command = typer.main.get_command(app)
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="douane", title="Command line")
+    note = "<!-- Written by docs/generate.py from the commands' help: edit it there. -->"
+    title, _, rest = text.partition("\n")
+    lines = [line.rstrip() for line in rest.strip().splitlines()]
+    return f"{title}\n\n{note}\n\n" + "\n".join(lines) + "\n"
+
+
+def _type(node: dict[str, Any]) -> str:
+    if "$ref" in node:
+        return "source" if "Source" in node["$ref"] else "mapping"
+    if "anyOf" in node or "oneOf" in node:
+        options = [_type(o) for o in node.get("anyOf", node.get("oneOf", [])) if o.get("type") != "null"]
+        return " or ".join(dict.fromkeys(options))
+    if "const" in node or "enum" in node:
+        return " or ".join(f"`{value}`" for value in node.get("enum", [node.get("const")]))
+    if node.get("format") == "path":
+        return "path"
+    pattern = node.get("pattern")
+    if pattern == models.DURATION_PATTERN:
+        return "duration"
+    if pattern == models.SIZE_PATTERN:
+        return "size"
+    if pattern in _PATTERNS:
+        return _PATTERNS[pattern]
+    if node.get("type") == "array":
+        return "list: " + _type(node["items"])
+    if node.get("type") == "object":
+        below = [*node.get("patternProperties", {}).values(), node.get("additionalProperties", {})][0]
+        return "names, each with a " + _type(below)
+    return {"string": "text", "integer": "number", "boolean": "`true` or `false`"}[node["type"]]
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, models.Model):
+        return "as below"
+    if value in ((), {}, ""):
+        return "none"
+    if isinstance(value, tuple):
+        return "`[" + ", ".join(map(str, value)) + "]`"
+    if hasattr(value, "total_seconds"):
+        return f"`{_duration(value.total_seconds())}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, int) and value >= 1 << 20 and value % (1 << 20) == 0:
+        return f"`{value >> 20}MiB`"
+    return f"`{value}`"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length and seconds % length == 0:
+            return f"{seconds / length:g}{unit}"
+    return f"{seconds:g}s"
+
+
+if __name__ == "__main__":
+    (HERE / "configuration.md").write_text(configuration(), encoding="utf-8")
+    (HERE / "cli.md").write_text(cli(), encoding="utf-8")
