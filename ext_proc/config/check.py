@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from ext_proc.config.addresses import is_loopback, overlap, split_listen, split_url
-from ext_proc.config.models import Config, Connection
+from ext_proc.config.json_path import JsonPathError
+from ext_proc.config.json_path import parse as parse_json_path
+from ext_proc.config.models import Config, Connection, Issuer
 from ext_proc.config.positions import YamlPath
 
 
@@ -25,7 +27,6 @@ class Problem(NamedTuple):
 
 _REQUEST = re.compile(r"(\*|[A-Z]+(?:-[A-Z]+)*) (/\S*)")
 _SEGMENT = re.compile(r"[^{}*]*|\{[A-Za-z_][A-Za-z0-9_]*\}|\*\*")
-_JSON_STEP = re.compile(r"\.{1,2}[A-Za-z_][\w-]*|\.\*|\[\*\]|\[\d+\]|\['[^']+'\]")
 _GATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _STORE_URL = "embedded:FOLDER or clickhouse+https://USER@HOST:PORT/DATABASE"
 # Fields that frame a message or name its target; a token or a credential in them would break the request.
@@ -159,9 +160,7 @@ def _listeners(config: Config) -> Iterator[Problem]:
 def _issuers(config: Config) -> Iterator[Problem]:
     seen: dict[str, str] = {}
     for name, issuer in config.issuers.items():
-        for key, value in (("issuer", issuer.issuer), ("jwks_uri", issuer.jwks_uri)):
-            if value is not None:
-                yield from _web_address(("issuers", name, key), value, query=False)
+        yield from _issuer_urls(("issuers", name), issuer)
         audiences = (issuer.audience,) if isinstance(issuer.audience, str) else issuer.audience
         if not audiences or not all(audiences):
             yield Problem(
@@ -177,6 +176,18 @@ def _issuers(config: Config) -> Iterator[Problem]:
                 "Keep one; `audience` may be a list.",
             )
         seen.setdefault(issuer.issuer, name)
+
+
+def _issuer_urls(here: YamlPath, issuer: Issuer) -> Iterator[Problem]:
+    """Keys are fetched over https, or from this machine. An issuer whose keys are elsewhere is only a name, which
+    a GitLab or Kubernetes inside a network may well spell with http."""
+    if issuer.jwks_uri is not None:
+        yield from _web_address((*here, "jwks_uri"), issuer.jwks_uri, query=False)
+    for problem in _web_address((*here, "issuer"), issuer.issuer, query=False):
+        if problem.reason != "config.plain_http":
+            yield problem
+        elif issuer.jwks_uri is None:
+            yield problem._replace(remedy="Use https://, or name the keys' own https address in `jwks_uri`.")
 
 
 def _connections(config: Config) -> Iterator[Problem]:
@@ -283,7 +294,7 @@ def _masking(config: Config) -> Iterator[Problem]:
         path: YamlPath = ("masking", "json", n)
         bad = list(_json_path(path, text))
         yield from bad
-        if not bad and not re.search(r"[A-Za-z_]|'", text):
+        if not bad and all(step.name is None for step in parse_json_path(text).steps):
             yield Problem(
                 path,
                 "config.whole_body",
@@ -293,22 +304,13 @@ def _masking(config: Config) -> Iterator[Problem]:
 
 
 def _json_path(path: YamlPath, text: str) -> Iterator[Problem]:
-    steps = text[1:]
-    while steps and (match := _JSON_STEP.match(steps)):
-        steps = steps[match.end() :]
-    if not text.startswith("$") or steps:
-        if re.fullmatch(r"\$?[.*\[\]]*", text):
-            yield Problem(
-                path,
-                "config.whole_body",
-                f"{text!r} names whole bodies, not a field",
-                "Name the fields, such as $.user.email.",
-            )
-            return
+    try:
+        parse_json_path(text)
+    except JsonPathError as error:
         yield Problem(
             path,
             "config.json_path",
-            f"{text!r} is no JSON path",
+            f"{text!r} is no JSON path: {error}",
             "Write $.name, $..name, [*] and [0], such as $.items[*].key.",
         )
 

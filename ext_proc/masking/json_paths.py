@@ -1,7 +1,7 @@
 """Finds the values at `masking.json` paths in JSON text as it arrives, with their byte positions.
 
-Paths are a subset of RFC 9535: `$`, `.name`, `['name']`, `[3]`, `[*]`, `.*` and `..name`. A path that leads to an
-object or array covers every scalar below it. Several texts one after the other (JSON lines) are each looked at.
+Paths are those of `config.json_path`, names without regard to case. A path that leads to an object or array covers
+every scalar below it. Several texts one after the other (JSON lines) are each looked at.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass, field
 
+from ext_proc.config import json_path
 from ext_proc.errors import ConfigError
 from ext_proc.masking.errors import UninspectableError
 
@@ -18,14 +19,11 @@ DEPTH = 200
 LONGEST_KEY = 64 << 10
 """A longer key is refused where paths are to be masked."""
 
-_STEP = re.compile(
-    r"\.\.(?P<deep>[A-Za-z_][\w-]*)|\.(?P<name>[A-Za-z_][\w-]*)|(?P<any>\.\*|\[\*\])|\[(?P<index>\d+)\]|\['(?P<quoted>[^']+)'\]"
-)
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]:,]|[^\s"{}\[\]:,]++', re.DOTALL)
 _STRING_REST = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _SPACE = b" \t\r\n"
 
-Step = str | int | None  # a name, an index, or any
+Step = str | int | None  # a case-folded name, an index, or any
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +42,18 @@ class Value:
 
 
 def parse(path: str) -> Path:
-    """Raises ConfigError for what is not in the subset."""
-    steps: list[tuple[bool, Step]] = []
-    at = 1
-    while path.startswith("$") and at < len(path):
-        match = _STEP.match(path, at)
-        if match is None:
-            break
-        at = match.end()
-        if match["deep"]:
-            steps.append((True, match["deep"]))
-        elif match["any"]:
-            steps.append((False, None))
-        elif match["index"]:
-            steps.append((False, int(match["index"])))
-        else:
-            steps.append((False, match["name"] or match["quoted"]))
-    if not steps or at != len(path):
+    """Raises ConfigError for what is no path, or names whole bodies."""
+    try:
+        steps = json_path.parse(path).steps
+    except json_path.JsonPathError as error:
+        raise ConfigError("config.json_path", f"masking.json: {path!r}: {error}") from None
+    if not steps:
         raise ConfigError(
-            "config.json_path",
-            f"`masking.json`: {path!r} is not a JSON path that can be masked",
-            remedy="Write `$.user.email`, `$.items[*].key` or `$..token`; `$` alone would mask whole bodies.",
+            "config.whole_body",
+            f"masking.json: {path!r} would mask whole bodies",
+            remedy="Name the fields, such as $.user.email.",
         )
-    return Path(tuple(steps))
+    return Path(tuple((s.descend, s.index if s.name is None else s.name) for s in steps))
 
 
 class _Level:
@@ -210,7 +197,7 @@ class JsonValues:
             if first != 0x22:
                 self._fail("an object's key is no string")
             else:
-                level.key = _key(text)
+                level.key = _key(text).casefold()
             return
         if first in b"[{":
             if len(self._levels) >= DEPTH:

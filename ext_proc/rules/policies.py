@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ext_proc.config import Config
+from ext_proc.config.json_path import JsonPath, JsonPathError
+from ext_proc.config.json_path import parse as parse_path
 from ext_proc.decision import Deny
 from ext_proc.errors import ConfigError
 from ext_proc.exchange import Exchange
-from ext_proc.rules.json_path import JsonPath, JsonPathError
-from ext_proc.rules.json_path import parse as parse_path
 from ext_proc.rules.scopes import Scopes
 from ext_proc.rules.strict_json import StrictJsonError
 from ext_proc.rules.strict_json import parse as parse_json
@@ -57,9 +57,9 @@ class Policies:
     def decide(self, exchange: Exchange, decoded: bytes | None = None) -> Deny | None:
         """The first rule, in the order of douane.yaml, that denies; None where none does.
 
-        `decoded` is the request body without its content codings. Where it is not given, `exchange.body` serves if it
-        has none. No body at hand (None), a coded one, or one that is not strict JSON is `policy.uninspectable` for
-        every rule with a JSON path that fits; an empty body holds nothing, and passes.
+        `decoded` is the request body without its content codings. No body at hand (None), or one that is not strict
+        JSON, is `policy.uninspectable` for every rule with a JSON path that fits; an empty body holds nothing, and
+        passes.
         """
         document: Any = None
         body: bytes | None = None

@@ -110,10 +110,11 @@ def refused(reason: str) -> ConfigError:
 
 
 def bootstrap_file() -> Path:
-    """The shipped envoy/bootstrap.yaml: beside this module in a wheel, in `envoy/` of a checkout."""
+    """The shipped bootstrap: `envoy/bootstrap.yaml` of a checkout, which an editable install may have copied at some
+    time; in a wheel, the one beside this module."""
     here = Path(__file__).parent
-    shipped = here / "bootstrap.yaml"
-    return shipped if shipped.is_file() else here.parent.parent / "envoy" / "bootstrap.yaml"
+    own = here.parent.parent / "envoy" / "bootstrap.yaml"
+    return own if own.is_file() else here / "bootstrap.yaml"
 
 
 def _binary(environment: Mapping[str, str]) -> Path:

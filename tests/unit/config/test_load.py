@@ -222,3 +222,20 @@ def test_load_resolves_against_the_files_folder(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "douane.yaml").write_text(GOOD)
     monkeypatch.chdir(tmp_path)
     assert load(Path("douane.yaml")).config.gate.run_dir == f"{tmp_path}/var/run"
+
+
+def test_an_issuer_whose_keys_are_elsewhere_may_be_named_with_http() -> None:
+    url = '{issuer: "https://token.actions.githubusercontent.com"'
+    named = '{issuer: "http://gitlab.internal", jwks_uri: "%s://gitlab.internal/oauth/discovery/keys"'
+    assert GOOD.count(url) == 1
+    loaded = parse(GOOD.replace(url, named % "https"), "douane.yaml", Path("/srv/douane"))
+    assert loaded.config.issuers["github"].issuer == "http://gitlab.internal"
+    error = refuse(GOOD.replace(url, named % "http"))
+    assert (error.reason, error.message.split(":")[0]) == ("config.plain_http", "issuers.github.jwks_uri")
+
+
+def test_json_paths_are_those_that_rules_understand() -> None:
+    for path in ("$..['a b']", '$[\\"a b\\"]', "$..*", "$..[0]", "$.größe"):
+        parse(GOOD.replace("$..type", path), "douane.yaml", Path("/srv/douane"))
+    for path in ("$[007]", "$.a" * 40, "$[?(@.a)]"):
+        assert refuse(GOOD.replace("$..type", path)).reason == "config.json_path"

@@ -51,6 +51,8 @@ def masked(masker: Masker, text: bytes, **options: bytes) -> str:
             '{"u":{"a":"one","b":["two",{"c":"three"}]},"x":1}',
             '{"u":{"a":"<one>","b":["<two>",{"c":"<three>"}]},"x":1}',
         ),
+        ("$.Token", '{"token": "one", "TOKEN": "two"}', '{"token": "<one>", "TOKEN": "<two>"}'),
+        ("$..['a b'][0]", '[{"a b": ["one", "two"]}]', '[{"a b": ["<one>", "two"]}]'),
         ("$.n", '{"n": 7}', '{"n": "<7>"}'),
         ("$.n", '{"n": null, "m": true}', '{"n": null, "m": true}'),
         ("$.n", '{"n": ""}', '{"n": ""}'),
@@ -149,8 +151,14 @@ def test_json_without_its_content_type_is_masked_too() -> None:
     assert masked(masker("$.a"), b'{"a": "one"}', content_type=b"") == '{"a": "<one>"}'
 
 
-@pytest.mark.parametrize("path", ["$", "a.b", "$.a[", "$.a[?(@.b)]", "$..", "$.a b", ""])
+@pytest.mark.parametrize("path", ["a.b", "$.a[", "$.a[?(@.b)]", "$..", "$.a b", ""])
 def test_paths_outside_the_subset_are_errors(path: str) -> None:
     with pytest.raises(ConfigError) as caught:
         masker(path)
     assert caught.value.reason == "config.json_path"
+
+
+def test_a_path_to_everything_is_an_error() -> None:
+    with pytest.raises(ConfigError) as caught:
+        masker("$")
+    assert caught.value.reason == "config.whole_body"

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from ext_proc.rules.json_path import JsonPathError, parse
+from ext_proc.config.json_path import JsonPathError, parse
 
 DASHBOARD = {
     "title": "x",
