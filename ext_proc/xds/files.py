@@ -6,7 +6,6 @@ before a listener does, and what is gone is taken away last. `apply` confirms ea
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,8 +76,7 @@ class Files:
             (LISTENERS_FILE, resources.listeners),
         ]
         for path, members in parts:
-            versions[path] = hashlib.sha256(discovery_response(members, "").encode()).hexdigest()[:16]
-            texts[path] = discovery_response(members, versions[path])
+            texts[path], versions[path] = discovery_response(members)
         return ResourceSet(texts, versions, clusters, retired)
 
     def _retired(self, resources: Resources) -> dict[str, float]:

@@ -8,6 +8,7 @@ Sources: Envoy's response flags (envoy.data.accesslog.v3.ResponseFlags) and resp
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from envoy_data_plane.envoy.config.accesslog.v3 import AccessLogFilter, ExtensionFilter, ResponseFlagFilter
@@ -161,6 +162,7 @@ OWN_ANSWER: Final = "response.code_details.matches('^[a-z_]+[.][a-z_]+$') && !re
 """CEL: the reply is a worker's own. Envoy's details look otherwise, save its codecs' (`http1.codec_error`)."""
 
 
+@cache
 def local_reply_config() -> LocalReplyConfig:
     """The table as Envoy's mapping. The first that fits wins."""
     spared = ResponseMapper(filter=cel(OWN_ANSWER))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from datetime import timedelta
@@ -58,7 +59,8 @@ def watched_file(path: str, directory: str) -> ConfigSource:
     )
 
 
-def discovery_response(resources: Sequence[Message], version: str) -> str:
-    """What a resource file holds. JSON is YAML too."""
-    response = DiscoveryResponse(version_info=version, resources=[pack(resource) for resource in resources])
-    return json.dumps(response.to_dict(), indent=1, sort_keys=True)
+def discovery_response(resources: Sequence[Message]) -> tuple[str, str]:
+    """What a resource file holds, and the version in it, which follows from the rest. JSON is YAML too."""
+    response = DiscoveryResponse(resources=[pack(resource) for resource in resources]).to_dict()
+    version = hashlib.sha256(json.dumps(response, sort_keys=True).encode()).hexdigest()[:16]
+    return json.dumps({"versionInfo": version} | response, indent=1), version
