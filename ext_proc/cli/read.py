@@ -58,7 +58,7 @@ def register(app: typer.Typer, panel: str) -> None:
 
         ```console
         douane sql 'SELECT subject, count() FROM exchanges GROUP BY subject'
-        douane sql 'SELECT * FROM exchanges WHERE decision = $$deny$$' --json
+        douane sql "SELECT * FROM exchanges WHERE decision = 'deny'" --json
         ```
         """
         print_rows(Ledger(config).raw(query), as_json=as_json)
@@ -72,8 +72,10 @@ def register(app: typer.Typer, panel: str) -> None:
     ) -> None:
         """Print the ledger's tables as SQL, as this configuration would have them made.
 
+        ```console
         douane schema
         douane schema --json-schema > douane.schema.json
+        ```
         """
         if json_schema:
             from ext_proc.config import json_schema as of_config

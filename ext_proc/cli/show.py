@@ -43,11 +43,13 @@ def register(app: typer.Typer, panel: str) -> None:
         douane show 5f0c2a9e --raw response | jq .
         ```
         """
+        if not _ID.fullmatch(exchange_id):
+            raise typer.BadParameter(f"{exchange_id!r} is not an exchange's id", param_hint="ID")
+        if raw not in (None, "request", "response"):
+            raise typer.BadParameter("must be request or response", param_hint="--raw")
         ledger = Ledger(config)
         row = _row(ledger, exchange_id)
         if raw is not None:
-            if raw not in ("request", "response"):
-                raise typer.BadParameter("must be request or response", param_hint="--raw")
             for chunk in _body(ledger, row, "request" if raw == "request" else "response"):
                 sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
@@ -58,8 +60,6 @@ def register(app: typer.Typer, panel: str) -> None:
 
 
 def _row(ledger: Ledger, exchange_id: str) -> dict[str, Any]:
-    if not _ID.fullmatch(exchange_id):
-        raise typer.BadParameter(f"{exchange_id!r} is not an exchange's id", param_hint="ID")
     encoded = [*(f"base64Encode({c}) AS {c}_b64" for c in _BINARY), *(f"lower(hex({c})) AS {c}_hex" for c in _HASHES)]
     condition = "startsWith(toString(exchange_id), {id:String})"
     if len(exchange_id) == 36:

@@ -117,8 +117,8 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of douane.yaml (2020-12), for editors and for `douane schema --json-schema`."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "douane.yaml",
         **Config.model_json_schema(),
+        "title": "douane.yaml",
     }
 
 
