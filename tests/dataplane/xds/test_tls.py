@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.dataplane import upstreams
@@ -93,3 +94,27 @@ async def test_upstream_must_prove_its_name(tmp_path: Path) -> None:
             assert got.startswith(b"HTTP/1.1 503")
             assert b'"upstream.unreachable"' in got
     assert (len(upstream.seen), len(other.seen)) == (2, 0)
+
+
+class Greedy(Ca):
+    """Its servers claim HTTP/2, which they do not speak."""
+
+    def server(self, *names: str, alpn: Sequence[str] = ("h2", "http/1.1")) -> ssl.SSLContext:
+        return Ca.server(self, *names, alpn=alpn)
+
+
+async def test_upgrades_go_by_http1_where_alpn_would_choose_http2(tmp_path: Path) -> None:
+    folder = tmp_path / "ca"
+    folder.mkdir()
+    ca = Ca.create(folder)
+    async with (
+        upstreams.web(ca=Greedy(ca.file, ca.key, ca.certificate)) as upstream,
+        running(tmp_path, web=f"upstream: {upstream.url}, upstream_ca_file: {ca.file}") as gate,
+        aiohttp.ClientSession() as session,
+    ):
+        got = await gate.raw("web", b"GET /echo HTTP/1.1\r\nHost: a\r\nconnection: close\r\n\r\n", silence=2)
+        assert got.startswith((b"HTTP/1.1 502", b"HTTP/1.1 503"))
+        assert b'"upstream.reset"' in got  # it did choose HTTP/2
+        async with session.ws_connect(f"{gate.url('web')}/ws") as websocket:
+            await websocket.send_str("ping")
+            assert (await websocket.receive()).data == "ping"
