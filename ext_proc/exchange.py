@@ -41,10 +41,7 @@ class Headers:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request as it arrived. `path` excludes the query; `query` excludes the `?`. `headers` begins with `host`.
-
-    `body` is None while the body is streamed past the decision; otherwise all of it, as sent.
-    """
+    """A request as it arrived. `path` excludes the query; `query` excludes the `?`. `headers` begins with `host`."""
 
     exchange_id: UUID
     connection: str
@@ -58,12 +55,11 @@ class Exchange:
     protocol: str = ""
     source_address: str = ""
     sni: str = ""
-    body: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Caller:
-    """Who calls, proven by a token or by a session key got for one.
+    """Who calls, proven by a token or by a session key got for one. One object as long as the token is remembered.
 
     `issuer` is the name in douane.yaml, `claims["iss"]` the URL. `session_label` is what people call the run
     (`acme/infra run 123 attempt 1`); `session_id` is derived from the issuer and the run, so it is the same everywhere.

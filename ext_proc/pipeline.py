@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from ext_proc.decision import Deny
@@ -64,8 +64,7 @@ class Pipeline:
         """Stages 2 and 4, with the whole body as sent, or None where it is streamed past the decision."""
 
         async def stages() -> Passage | Deny:
-            complete = replace(identified, exchange=replace(identified.exchange, body=body))
-            authorized = self._snapshot.policy.run(complete)
+            authorized = self._snapshot.policy.run(identified, body)
             if isinstance(authorized, Deny):
                 return authorized
             return Passage(authorized, await self._connection.credential.run(identified.exchange))

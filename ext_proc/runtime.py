@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from ext_proc.hubclient import Authority
 
 log = logging.getLogger("douane.runtime")
+
+_MASKERS = 64
+"""Maskers kept: a job's requests have the same token, and to compile its forms takes a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Snapshot:
     sessions: SessionEndpoint
     masker: Masker
     connections: dict[str, CompiledConnection]
+    maskers: OrderedDict[Hashable, ExchangeMasker] = field(default_factory=OrderedDict, repr=False)
 
     def exchange_masker(
         self,
@@ -60,16 +65,27 @@ class Snapshot:
     ) -> ExchangeMasker:
         """The masker of one exchange: the caller's tokens, what it sent in a credential's place, and the real ones;
         `secrets` (name, value) are others that must not be stored."""
+        sent = [v for name in connection.credential_headers for v in exchange.headers.all(name)]
+        key = (connection.credentials.known(), presented.tokens, presented.placeholders, tuple(sent), tuple(secrets))
+        masker = self.maskers.get(key)
+        if masker is None:
+            masker = self.maskers[key] = self._new_masker(connection, sent, presented, secrets)
+            if len(self.maskers) > _MASKERS:
+                self.maskers.popitem(last=False)
+        return masker
+
+    def _new_masker(
+        self,
+        connection: CompiledConnection,
+        sent: Sequence[bytes],
+        presented: Presented,
+        secrets: Sequence[tuple[str, bytes]],
+    ) -> ExchangeMasker:
         known = [Known(f"credential:{label}", value, redact=True) for label, value in connection.credentials.known()]
         known += [Known(name, value) for name, value in secrets]
         known += [Known("token", token) for token in presented.tokens]
         known += [Known("placeholder", value) for value in presented.placeholders]
-        known += [
-            Known("placeholder", value)
-            for name in connection.credential_headers
-            for value in exchange.headers.all(name)
-            if value and value not in presented.tokens
-        ]
+        known += [Known("placeholder", value) for value in sent if value and value not in presented.tokens]
         return self.masker.exchange(known)
 
 

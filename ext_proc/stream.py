@@ -101,6 +101,7 @@ class Stream:
         self._pipeline = Pipeline(self._snapshot, self._connection)
         exchange = head.exchange
         length = exchange.headers.first("content-length") or b"0"
+        self._spool.expect(self, exchange.received_us)
         self._spool.admit(int(length) if length.isdigit() else 0)
         self._presented = self._snapshot.identity.present(exchange, self._connection.config.identity)
         identified = await self._pipeline.identify(exchange, self._presented)
@@ -194,6 +195,7 @@ class Stream:
             recorder.trailers(REQUEST, trailers)
         self._record_verdict(recorder, passage)
         await recorder.commit()
+        self._spool.met(self)
         injected = passage.injected
         answers = [codec.forward_request(remove=injected.remove, put=injected.put, path=injected.path)]
         if body is not None and not self._head.last and (body or trailers is None):
@@ -212,15 +214,14 @@ class Stream:
 
     def _new_recorder(self, secrets: tuple[tuple[str, bytes], ...] = ()) -> Recorder:
         assert self._head is not None
-        exchange = replace(
-            self._head.exchange, connection=self._connection.name, authority=self._connection.upstream_host
-        )
+        exchange = self._head.exchange
         masker = self._snapshot.exchange_masker(self._connection, exchange, self._presented, secrets)
         return Recorder(
             self._spool,
             self._attempt,
             exchange,
             masker,
+            host=self._connection.upstream_host,
             digest=self._snapshot.digest,
             undecodable=self._connection.config.undecodable,
         )

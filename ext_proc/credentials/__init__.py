@@ -20,15 +20,17 @@ class Credentials:
         for credential in credentials:
             check_place(credential)
         self._known: dict[str, tuple[bytes, ...]] = {}
+        self._all_known: tuple[tuple[str, bytes], ...] = ()
+        self._current: tuple[list[bytes], tuple[Injection, ...]] | None = None
         self._sources = tuple((credential, open_source(credential.source)) for credential in credentials)
 
     async def resolve(self) -> tuple[Injection, ...]:
-        """Every credential, in the order of douane.yaml; all or none.
+        """Every credential, in the order of douane.yaml; all or none. The same object while nothing changed.
 
         CredentialError `credential.unavailable` (503, or 502 where a command refuses), `credential.timeout` (503) or
         `credential.invalid` (502); it names the credential and its source, never the value.
         """
-        injections = []
+        secrets: list[tuple[bytes, Credential, str]] = []
         for credential, source in self._sources:
             try:
                 secret = await source.read()
@@ -40,18 +42,24 @@ class Credentials:
                     http_status=error.http_status,
                     retryable=error.retryable,
                 ) from None
-            injections.append(inject(credential, secret, source.place))
-            self._remember(credential.label, secret)
-        return tuple(injections)
+            secrets.append((secret, credential, source.place))
+        values = [secret for secret, _, _ in secrets]
+        if self._current is None or self._current[0] != values:
+            injections = tuple(inject(credential, secret, place) for secret, credential, place in secrets)
+            self._current = (values, injections)
+            for secret, credential, _ in secrets:
+                self._remember(credential.label, secret)
+        return self._current[1]
 
     def known(self) -> tuple[tuple[str, bytes], ...]:
         """(label, secret) of what was resolved last, and before it was replaced: what must be masked wherever it is."""
-        return tuple((label, secret) for label, secrets in self._known.items() for secret in secrets)
+        return self._all_known
 
     def _remember(self, label: str, secret: bytes) -> None:
         secrets = self._known.get(label, ())
         if secret not in secrets:
             self._known[label] = (secret, *secrets[:1])
+            self._all_known = tuple((name, value) for name, values in self._known.items() for value in values)
 
 
 def read_once(source: CredentialSource) -> bytes:

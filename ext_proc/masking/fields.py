@@ -14,36 +14,60 @@ from ext_proc.pb import journal_pb2
 
 _SCHEMED = frozenset({"authorization", "proxy-authorization"})
 _COOKIES = frozenset({"cookie", "set-cookie"})
+_KEPT = 512
+_KEEP_UNDER = 4096
+"""How many fields' findings are kept, and up to which size in bytes."""
 
 
 class FieldMasker:
     """`configured` headers are masked entirely; authorization and cookies always; the rest by what is in them."""
 
-    __slots__ = ("_configured", "_marker", "_scanner", "_with_names")
+    __slots__ = ("_configured", "_marker", "_scanner", "_seen", "_texts", "_with_names")
 
     def __init__(self, scanner: Scanner, marker: Marker, configured: frozenset[str], with_names: bool) -> None:
         self._scanner = scanner
         self._marker = marker
         self._configured = configured
         self._with_names = with_names
+        self._seen: dict[tuple[str, bytes], Sequence[Span]] = {}
+        self._texts: dict[tuple[str, str], tuple[str, list[journal_pb2.Mask]]] = {}
 
     def headers(self, place: str, headers: Headers) -> tuple[list[tuple[str, bytes]], list[journal_pb2.Mask]]:
         """The fields as they are stored, and the masks in them."""
         stored: list[tuple[str, bytes]] = list(headers)
         masks: list[journal_pb2.Mask] = []
-        plain = [i for i, (name, value) in enumerate(stored) if not self._special(name, value)]
-        clean = not self._scanner.find(b"\n".join([stored[i][1] for i in plain]), last=True).spans
-        skip = frozenset(plain) if clean else frozenset()
-        for index, (name, value) in enumerate(stored):
-            if index in skip or not value:
-                continue
-            text, found = self._marker.mask(value, self._field(name, value), place, index)
-            stored[index] = (name, text)
-            masks += found
+        for index, field in enumerate(stored):
+            spans = self._spans(field)
+            if spans:
+                text, found = self._marker.mask(field[1], spans, place, index)
+                stored[index] = (field[0], text)
+                masks += found
         return stored, masks
+
+    def _spans(self, field: tuple[str, bytes]) -> Sequence[Span]:
+        """What is to be masked in one field. A client sends most of its fields again and again, so these are kept."""
+        spans = self._seen.get(field)
+        if spans is None:
+            name, value = field
+            spans = self._field(name, value) if value else ()
+            if len(value) <= _KEEP_UNDER:
+                if len(self._seen) >= _KEPT:
+                    self._seen.clear()
+                self._seen[field] = spans
+        return spans
 
     def text(self, place: str, value: str) -> tuple[str, list[journal_pb2.Mask]]:
         """A path or a query; offsets count UTF-8 bytes of the result."""
+        seen = self._texts.get((place, value))
+        if seen is None:
+            seen = self._text(place, value)
+            if len(value) <= _KEEP_UNDER:
+                if len(self._texts) >= _KEPT:
+                    self._texts.clear()
+                self._texts[place, value] = seen
+        return seen
+
+    def _text(self, place: str, value: str) -> tuple[str, list[journal_pb2.Mask]]:
         raw = value.encode("utf-8", "surrogateescape")
         spans = self._scanner.find(raw, last=True).spans
         if b"=" in raw and place == "query":
@@ -57,6 +81,8 @@ class FieldMasker:
         """Fields (index, name, new value) in which a credential is blanked for the client."""
         changed = []
         for index, (name, value) in enumerate(headers):
+            if not self._spans((name, value)):
+                continue
             found, _ = self._scanner.known.find(value, last=True)
             spans = [Span(f.start, f.end, f.known.name, b"", 0, f.known.redact) for f in found]
             exact = self._scanner.known.exact(value)
@@ -66,15 +92,6 @@ class FieldMasker:
             if new != value:
                 changed.append((index, name, new))
         return changed
-
-    def _special(self, name: str, value: bytes) -> bool:
-        return (
-            name in self._configured
-            or name in _SCHEMED
-            or name in _COOKIES
-            or (self._with_names and _secret_name(name) > 0)
-            or self._scanner.known.exact(value) is not None
-        )
 
     def _field(self, name: str, value: bytes) -> Sequence[Span]:
         exact = self._scanner.known.exact(value)

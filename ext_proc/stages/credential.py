@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote_plus
 
 from ext_proc.credentials import Credentials, Injection
@@ -26,21 +26,27 @@ class CredentialStage:
     def __init__(self, credentials: Credentials, identity_headers: Sequence[str]) -> None:
         self._credentials = credentials
         self._identity_headers = tuple(identity_headers)
+        self._made: tuple[tuple[Injection, ...], Injected] | None = None
 
     async def run(self, exchange: Exchange) -> Injected:
         injections = await self._credentials.resolve()
+        if self._made is None or self._made[0] is not injections:
+            self._made = (injections, self._headers(injections))
+        made = self._made[1]
+        queries = [i for i in injections if i.query is not None]
+        return replace(made, path=_with_query(exchange, queries)) if queries else made
+
+    def _headers(self, injections: Sequence[Injection]) -> Injected:
         headers = [i for i in injections if i.header is not None]
         return Injected(
             remove=tuple(dict.fromkeys((*self._identity_headers, *(i.header for i in headers if i.header)))),
             put=tuple((i.header, i.value) for i in headers if i.header),
-            path=_with_query(exchange, [i for i in injections if i.query is not None]),
+            path=None,
             labels=tuple(i.label for i in injections),
         )
 
 
-def _with_query(exchange: Exchange, injections: Sequence[Injection]) -> str | None:
-    if not injections:
-        return None
+def _with_query(exchange: Exchange, injections: Sequence[Injection]) -> str:
     names = {i.query for i in injections}
     kept = [p for p in exchange.query.split("&") if p and unquote_plus(p.partition("=")[0]) not in names]
     added = [f"{quote(i.query or '', safe='')}={quote(i.value, safe='')}" for i in injections]

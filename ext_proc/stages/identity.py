@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +12,9 @@ from ext_proc.oidc import Presented, Verifier, caller, find_tokens, is_session_k
 
 if TYPE_CHECKING:
     from ext_proc.config import ConnectionIdentity
+
+
+_REMEMBERED = 1024
 
 
 class SessionKeys(Protocol):
@@ -55,6 +59,7 @@ class IdentityStage:
         self._verifier = verifier
         self._sessions = sessions
         self._workload = workload
+        self._callers: OrderedDict[int, Caller] = OrderedDict()  # by the claims' identity, which the caller keeps alive
 
     def present(self, exchange: Exchange, settings: ConnectionIdentity) -> Presented:
         """What the identity headers hold, unverified."""
@@ -74,11 +79,20 @@ class IdentityStage:
                 remedy="Set gate.workload_token_file.",
                 http_status=503,
             )
-        return caller(*await self._verifier.verify(self._workload.read()))
+        return self._caller(*await self._verifier.verify(self._workload.read()))
+
+    def _caller(self, issuer: str, claims: SignedClaims) -> Caller:
+        """The verifier hands out the same claims as long as it remembers a token, so most calls find theirs made."""
+        known = self._callers.get(id(claims))
+        if known is None:
+            known = self._callers[id(claims)] = caller(issuer, claims)
+            if len(self._callers) > _REMEMBERED:
+                self._callers.popitem(last=False)
+        return known
 
     async def _prove_caller(self, exchange: Exchange, token: str) -> Caller:
         if not is_session_key(token):
-            return caller(*await self._verifier.verify(token))
+            return self._caller(*await self._verifier.verify(token))
         session = await self._sessions.resolve_session(token)
         if session is None:
             raise IdentityError(

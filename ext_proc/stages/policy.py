@@ -20,7 +20,8 @@ class PolicyStage:
         """True where a policy cannot decide without the whole request body."""
         return self._policies.needs_body(connection, method, path)
 
-    def run(self, identified: Identified) -> Authorized | Deny:
+    def run(self, identified: Identified, body: bytes | None) -> Authorized | Deny:
+        """`body` is all of it as sent, or None where it is streamed past the decision."""
         exchange = identified.exchange
         callers = [identified.caller]
         if identified.workload is not None and identified.workload is not identified.caller:
@@ -28,21 +29,21 @@ class PolicyStage:
         granted = self._grants.allow(exchange.connection, exchange.method, exchange.path, callers)
         if isinstance(granted, Deny):
             return granted
-        denied = self._policies.decide(exchange, self._decoded(exchange))
+        denied = self._policies.decide(exchange, self._decoded(exchange, body))
         if denied is not None:
             return denied
         return Authorized(identified, granted.grant, granted.scope)
 
-    def _decoded(self, exchange: Exchange) -> bytes | None:
+    def _decoded(self, exchange: Exchange, body: bytes | None) -> bytes | None:
         """The body without its content-codings, where a policy wants it and it can be had."""
         encoding = b",".join(exchange.headers.all("content-encoding"))
-        if not exchange.body or not encoding:
-            return exchange.body
+        if not body or not encoding:
+            return body
         if not self._policies.needs_body(exchange.connection, exchange.method, exchange.path):
             return None
         try:
             decoder = codings.decoder(encoding)
-            decoded = exchange.body if decoder is None else decoder.feed(exchange.body, self._max_decoded)
+            decoded = body if decoder is None else decoder.feed(body, self._max_decoded)
             if decoder is not None:
                 decoder.finish()
         except (codings.CodingError, codings.TooLargeError):

@@ -10,6 +10,7 @@ import contextlib
 import json
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from ext_proc.decision import Deny
@@ -44,6 +45,7 @@ class Recorder:
         exchange: Exchange,
         masker: ExchangeMasker,
         *,
+        host: str,
         digest: str,
         undecodable: Literal["refuse", "seal"],
     ) -> None:
@@ -51,6 +53,7 @@ class Recorder:
         self._attempt = attempt
         self._exchange = exchange
         self._masker = masker
+        self._host = host
         self._digest = digest
         self._undecodable = undecodable
         self._id = exchange.exchange_id.bytes
@@ -74,7 +77,7 @@ class Recorder:
         opened.connection = exchange.connection
         opened.method = exchange.method
         opened.scheme = exchange.scheme
-        opened.host = exchange.authority
+        opened.host = self._host
         opened.path, path_masks = masker.text("path", _clean(exchange.path))
         opened.query, query_masks = masker.text("query", _clean(exchange.query))
         opened.source_address = exchange.source_address
@@ -111,13 +114,10 @@ class Recorder:
             event.reason = verdict.reason
             event.message = verdict.message
             event.policy = verdict.policy or policy
-        for into, who in ((event.caller, caller), (event.workload, workload)):
-            if who is not None:
-                into.issuer = who.issuer
-                into.subject = who.subject
-                into.claims_json = json.dumps(who.claims, ensure_ascii=False, separators=(",", ":"))
-                into.session_id = who.session_id.bytes
-                into.session_label = who.session_label
+        if caller is not None:
+            event.caller.CopyFrom(_identity(caller))
+        if workload is not None:
+            event.workload.CopyFrom(_identity(workload))
 
     def request_body(self, data: bytes, last: bool) -> bytes:
         interactive = is_interactive(self._exchange.headers, upgraded="upgrade" in dict(self._exchange.headers))
@@ -249,6 +249,17 @@ class Recorder:
         if direction not in self._bodies:
             return b""
         return self._body(direction, Headers(), b"", True, interactive=False)
+
+
+@lru_cache(maxsize=256)
+def _identity(who: Caller) -> journal_pb2.Identity:
+    return journal_pb2.Identity(
+        issuer=who.issuer,
+        subject=who.subject,
+        claims_json=json.dumps(who.claims, ensure_ascii=False, separators=(",", ":")),
+        session_id=who.session_id.bytes,
+        session_label=who.session_label,
+    )
 
 
 def _add_headers(into: object, headers: Sequence[tuple[str, bytes]]) -> None:

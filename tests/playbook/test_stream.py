@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -112,6 +113,10 @@ async def test_a_policy_reads_the_body_even_compressed(playbook: Playbook) -> No
     stream = playbook.stream()
     await stream.on(playbook.head("POST", last=False))
     assert reason(await stream.on(codec.Body("request", b"not json", last=True))) == "policy.uninspectable"
+    stream = playbook.stream()
+    await stream.on(playbook.head("POST", last=False, headers=[("content-encoding", b"br")]))
+    answers = await stream.on(codec.Body("request", b'{"plain": "JSON that claims to be coded"}', last=True))
+    assert reason(answers) == "policy.uninspectable"
 
 
 async def test_a_large_body_is_decided_on_its_head_unless_a_rule_needs_it(playbook: Playbook) -> None:
@@ -194,6 +199,18 @@ async def test_response_trailers_end_the_exchange(playbook: Playbook) -> None:
     assert [a.WhichOneof("response") for a in answers] == ["response_body", "response_trailers"]
     assert stream.done
     assert playbook.kinds()[-2:] == ["trailers", "closed"]
+
+
+async def test_the_watermark_waits_for_an_awaited_body(playbook: Playbook) -> None:
+    began = playbook.spool.watermark_us
+    stream = playbook.stream()
+    head = replace(head := playbook.head("POST", last=False), exchange=replace(head.exchange, received_us=began))
+    await stream.on(head)
+    await stream.on(codec.Body("request", b"{", last=False))
+    assert playbook.spool.watermark_us == began
+    await stream.on(codec.Body("request", b"}", last=True))
+    assert playbook.events()[0].at_us == began
+    assert playbook.spool.watermark_us > began
 
 
 async def test_an_abort_leaves_the_outcome_to_the_access_log(playbook: Playbook) -> None:
