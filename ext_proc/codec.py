@@ -251,11 +251,13 @@ def reply(status: int, body: bytes, *, details: str) -> ProcessingResponse:
 
 @dataclass(frozen=True, slots=True)
 class AccessEntry:
-    """How Envoy says a stream ended. `outcome` as in the ledger; empty where Envoy saw nothing wrong."""
+    """How Envoy says a stream ended. `outcome` as in the ledger; empty where Envoy saw nothing wrong. `reason` is the
+    code the client was told, where Envoy itself refused before or in the place of a worker."""
 
     exchange_id: UUID
     route: str
     outcome: str
+    reason: str
     details: str
     status: int
     method: str
@@ -266,6 +268,8 @@ class AccessEntry:
     duration_us: int
 
 
+_DIRECT = "direct_response"
+_WITHOUT_VERDICT = (("rbac_access_denied", "gate.no_verdict"), ("ext_proc_error", "gate.unavailable"))
 _GONE = ("downstream_connection_termination", "downstream_remote_reset")
 _TIMED_OUT = (
     "upstream_request_timeout",
@@ -298,6 +302,7 @@ def access_entry(entry: envoy_accesslog_data_pb2.HTTPAccessLogEntry) -> AccessEn
         exchange_id=exchange_id,
         route=common.route_name,
         outcome=_outcome(common.response_flags),
+        reason=_reason(entry.response.response_code_details, common.route_name),
         details=entry.response.response_code_details,
         status=entry.response.response_code.value,
         method=_method(entry.request.request_method),
@@ -307,6 +312,13 @@ def access_entry(entry: envoy_accesslog_data_pb2.HTTPAccessLogEntry) -> AccessEn
         started_us=common.start_time.ToMicroseconds(),
         duration_us=common.duration.ToMicroseconds(),
     )
+
+
+def _reason(details: str, route: str) -> str:
+    """A refusing route bears its reason (`xds.naming.refusal_route`); the others are known by Envoy's details."""
+    if details == _DIRECT:
+        return route.partition("@")[2]
+    return next((reason for prefix, reason in _WITHOUT_VERDICT if details.startswith(prefix)), "")
 
 
 def _outcome(flags: envoy_accesslog_data_pb2.ResponseFlags) -> str:

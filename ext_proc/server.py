@@ -120,6 +120,7 @@ class Servicer:
         event = journal_pb2.Event(exchange_id=access.exchange_id.bytes, at_us=now_us())
         into = event.access
         into.outcome = access.outcome
+        into.reason = access.reason
         into.details = access.details
         into.status = access.status
         into.connection = access.route.partition("@")[0]

@@ -205,7 +205,8 @@ def _canonical(
         out += (_text(verdict.message), _word(verdict.policy), _text(verdict.approval_id), _word(verdict.credential))
     else:
         # Without a verdict Envoy lets nothing pass.
-        reason = (closed.reason if closed is not None else "") or details
+        told = access.reason if access is not None else ""
+        reason = (closed.reason if closed is not None else "") or told or details
         out.append(b"\x04deny" + _text(reason) + _EMPTY * 4)
     out.append(_H(min(status, 65535)))
     out.append(_word(finished.outcome))

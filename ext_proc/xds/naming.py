@@ -34,6 +34,12 @@ def route_name(connection_name: str, connection: Connection) -> str:
     return f"{connection_name}@{digest[:8]}"
 
 
+def refusal_route(connection_name: str, reason: str) -> str:
+    """`CONNECTION@REASON`: the name of a route that refuses by itself. The access log tells it to the worker, so the
+    ledger has the reason that the client was given. A reason has a dot, a digest has none."""
+    return f"{connection_name}@{reason}"
+
+
 def worker_socket(slot: int) -> str:
     """The unix socket of worker `slot`, relative to the run folder."""
     return f"worker-{slot}.sock"

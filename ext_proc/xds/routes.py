@@ -20,7 +20,14 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 
 from ext_proc.config.models import Connection
 from ext_proc.xds.filters import GATE, GUARD
-from ext_proc.xds.naming import LONGEST_SILENCE, base_routes, host_routes, route_name, upgrade_cluster
+from ext_proc.xds.naming import (
+    LONGEST_SILENCE,
+    base_routes,
+    host_routes,
+    refusal_route,
+    route_name,
+    upgrade_cluster,
+)
 from ext_proc.xds.replies import HOST_MISMATCH, METHOD_REFUSED, REQUEST_REFUSED
 from ext_proc.xds.typed import pack
 from ext_proc.xds.upstream import Upstream, upstream
@@ -33,9 +40,8 @@ def base_url(name: str, connection: Connection) -> RouteConfiguration:
 
 def tls_host(host: str, name: str, connection: Connection) -> RouteConfiguration:
     """TLS mode, for the connection opened with this host's SNI: Host must say the same, on any port."""
-    elsewhere = VirtualHost(
-        name="elsewhere", domains=["*"], routes=[*_refusals(), _refuse(RouteMatch(prefix="/"), HOST_MISMATCH)]
-    )
+    mismatch = _refuse(name, "request.host_mismatch", RouteMatch(prefix="/"), HOST_MISMATCH)
+    elsewhere = VirtualHost(name="elsewhere", domains=["*"], routes=[*_refusals(name), mismatch])
     table = _table(host_routes(host), [_virtual_host(host, [host], name, connection), elsewhere])
     table.ignore_port_in_host_matching = True
     return table
@@ -48,7 +54,7 @@ def _table(name: str, virtual_hosts: list[VirtualHost]) -> RouteConfiguration:
 def _virtual_host(name: str, domains: list[str], connection_name: str, connection: Connection) -> VirtualHost:
     target = upstream(connection_name, connection)
     route = route_name(connection_name, connection)
-    routes = _refusals()
+    routes = _refusals(connection_name)
     if target.tls:
         upgrade = HeaderMatcher(name="upgrade", string_match=StringMatcher(exact="websocket", ignore_case=True))
         routes.append(_route(route, [upgrade], _action(upgrade_cluster(route), target, connection)))
@@ -78,22 +84,26 @@ def _action(cluster: str, target: Upstream, connection: Connection) -> RouteActi
     )
 
 
-def _refusals() -> list[Route]:
+def _refusals(name: str) -> list[Route]:
     """What no connection serves: CONNECT, several Host headers (Envoy joins them with commas), and escaped slashes.
     The last are refused here and not by Envoy's own check, which comes before the client's x-request-id is replaced:
     so the refusal has an id of ours, and is recorded."""
     several = HeaderMatcher(name=":authority", string_match=StringMatcher(contains=","))
     return [
-        _refuse(RouteMatch(connect_matcher=RouteMatchConnectMatcher()), METHOD_REFUSED),
-        _refuse(RouteMatch(prefix="/", headers=[several]), REQUEST_REFUSED),
-        _refuse(RouteMatch(safe_regex=RegexMatcher(regex=r"(?i).*%(?:2f|5c).*")), REQUEST_REFUSED),
+        _refuse(name, "request.method", RouteMatch(connect_matcher=RouteMatchConnectMatcher()), METHOD_REFUSED),
+        _refuse(name, "request.host", RouteMatch(prefix="/", headers=[several]), REQUEST_REFUSED),
+        _refuse(
+            name, "request.path", RouteMatch(safe_regex=RegexMatcher(regex=r"(?i).*%(?:2f|5c).*")), REQUEST_REFUSED
+        ),
     ]
 
 
-def _refuse(match: RouteMatch, status: int) -> Route:
-    """A direct response. The gate and its guard are off: nothing goes anywhere, and no worker is asked."""
+def _refuse(name: str, reason: str, match: RouteMatch, status: int) -> Route:
+    """A direct response, whose body `replies` makes. The gate and its guard are off: nothing goes anywhere, and no
+    worker is asked."""
     off = pack(FilterConfig(disabled=True))
     return Route(
+        name=refusal_route(name, reason),
         match=match,
         direct_response=DirectResponseAction(status=status),
         typed_per_filter_config={GATE: off, GUARD: off},
