@@ -110,14 +110,20 @@ async def run_worker(loaded: Loaded, slot: int, fingerprint_key: bytes, seal_key
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
-    shipping = asyncio.create_task(shipper.run())
     log.info("worker %d serves %s", slot, socket)
-    await stopping.wait()
-    deadline = settings.gate.drain.total_seconds()
-    await server.stop(grace=deadline / 2)
-    left = await shipper.drain(deadline / 2)
-    shipping.cancel()
-    spool.close()
+    try:
+        async with asyncio.TaskGroup() as group:  # a worker that cannot ship must not serve: it ends, another starts
+            shipping = group.create_task(shipper.run())
+            await stopping.wait()
+            deadline = settings.gate.drain.total_seconds()
+            await server.stop(grace=deadline / 2)
+            left = await shipper.drain(deadline / 2)
+            shipping.cancel()
+    finally:
+        await server.stop(None)  # what is open is cut, and recorded as such
+        spool.close()
+        await runtime.close()
+        await client.close()
     if left:
         log.error("worker %d stops with %d bytes unshipped; the next start ships them", slot, left)
 

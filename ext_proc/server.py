@@ -84,6 +84,7 @@ class Servicer:
             self.open_streams -= 1
             if not stream.done:
                 self._note_abort(stream, reason)
+            self._spool.met(stream)
         if not stream.done:
             await context.abort(grpc.StatusCode.INTERNAL, reason)
 

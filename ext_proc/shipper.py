@@ -157,7 +157,7 @@ class Shipper:
             complete = sent + len(data) >= source.end
             now = time.monotonic()
             # Nothing ran since the read, so whatever has an earlier time is in the journal before its end.
-            claim = time.time_ns() // 1000 if live and complete and not self._spool.leftovers else 0
+            claim = self._spool.watermark_us if live and complete and not self._spool.leftovers else 0
             seal = complete and (not live or self._draining)
             if data or seal or now - spoke >= WATERMARK_S:
                 frames = hub_pb2.Frames(offset=sent, data=data, watermark_us=claim, sealed=seal)

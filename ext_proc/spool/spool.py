@@ -74,6 +74,7 @@ class Spool:
         self._fault: OSError | None = None
         self._next_probe = 0.0
         self._locks: list[SlotLock] = []
+        self._expected: dict[object, int] = {}
         self.leftovers: list[Leftover] = []
 
     @classmethod
@@ -132,6 +133,20 @@ class Spool:
             raise _late(self._lag.seconds(now), self._max_wait)
         if self._leftover_since is not None and now - self._leftover_since > self._max_lag:
             raise _late(now - self._leftover_since, self._max_lag)
+
+    def expect(self, key: object, at_us: int) -> None:
+        """An event as old as `at_us` may still be appended, until `met`: an exchange begins when its head comes, and is
+        written when all of it is there. `watermark_us` waits for it."""
+        self._expected[key] = at_us
+
+    def met(self, key: object) -> None:
+        """What `key` expected was appended, or never will be."""
+        self._expected.pop(key, None)
+
+    @property
+    def watermark_us(self) -> int:
+        """No event that is appended from now on is older than this (microseconds since the epoch)."""
+        return min([time.time_ns() // 1000, *self._expected.values()])
 
     def append(self, *events: journal_pb2.Event) -> int:
         """Write the events in one write(2); the journal offset after them.

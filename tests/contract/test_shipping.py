@@ -9,6 +9,7 @@ import os
 import random
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -180,6 +181,29 @@ async def test_events_reach_the_hub_soon_and_the_idle_watermark_follows(folder: 
         assert before > 0
         await until(lambda: replica.watermark_us > before, 2.5)
         assert hub.events() == [1]
+    spool.close()
+
+
+async def test_the_watermark_waits_for_exchanges_that_began_and_are_not_written(folder: Path, hub: HubProcess) -> None:
+    """An upload is written when it is all there, under the time at which it began: what the hub was promised to have
+    had everything of must not include that time, or it would settle what still comes."""
+    spool = open_spool(folder)
+    async with shipping(spool, hub):
+        began = time.time_ns() // 1000
+        spool.expect("long upload", began)
+        spool.expect("later upload", began + 1)
+        spool.append(event(1))
+        await until(lambda: hub.events() == [1], 1)
+        (replica,) = hub.replicas.journals()
+        await until(lambda: replica.watermark_us == began, 1)
+        spool.append(event(2))  # traffic beside it changes nothing
+        await until(lambda: hub.events() == [1, 2], 1)
+        spool.append(journal_pb2.Event(attempt=3, at_us=began))
+        spool.met("long upload")
+        await until(lambda: replica.watermark_us == began + 1, 2.5)
+        assert hub.events() == [1, 2, 3]
+        spool.met("later upload")
+        await until(lambda: replica.watermark_us > began + 1_000_000, 3.5)
     spool.close()
 
 
