@@ -54,7 +54,8 @@ def store(body: Body, coding: bytes, *, read: Read, spill: Spill, max_decoded: i
     pieces = body.pieces
     if not pieces:
         return NOTHING
-    form = max(form for form, _ in pieces)
+    forms = {form for form, _ in pieces}
+    form = max(forms)
     text = b""
     if coding and form == AS_SENT:
         text = _text(pieces, coding, read, max_decoded)
@@ -63,7 +64,7 @@ def store(body: Body, coding: bytes, *, read: Read, spill: Spill, max_decoded: i
         if isinstance(data, bytes) and len(data) <= INLINE_BYTES:
             return Stored(data, text, len(data), sha256(data).digest(), form)
     chunks = _chunks(pieces, read)
-    if coding and form == DECODED and pieces[0][0] == AS_SENT:
+    if coding and {AS_SENT, DECODED} <= forms:
         chunks = _decoded(pieces, coding, read, max_decoded)
     digest = sha256()
     size = 0
@@ -93,7 +94,7 @@ def _decoded(pieces: list[tuple[int, bytes | Ref]], coding: bytes, read: Read, l
     undo = _decoder(coding)
     for form, data in pieces:
         chunk = data if isinstance(data, bytes) else read(data)
-        if form == DECODED:
+        if form != AS_SENT:
             yield chunk
         elif undo is not None:
             for text in _decode(undo, chunk, limit):

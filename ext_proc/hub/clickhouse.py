@@ -174,8 +174,16 @@ class ClickHouse:
         remedy = "Check store.url and the network, and that ClickHouse runs."
         if self._folder is not None:
             remedy = "Is it running? `douane up` starts it, and its log says why it stopped."
-        message = f"ClickHouse at {self._where} does not answer: {text}"
+        message = f"ClickHouse at {self._where} does not answer: {_cause(error)}"
         return ClickHouseError("store.unavailable", message, code=None, remedy=remedy)
+
+
+def _cause(error: BaseException) -> str:
+    """What lies at the bottom of it, such as `Connection refused`, without the URL that each layer above adds."""
+    below: BaseException | None = error
+    while below is not None:
+        error, below = below, below.__cause__ or below.__context__
+    return getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
 
 
 def _lines(stream: Any) -> Iterator[bytes]:

@@ -69,7 +69,8 @@ class Layout:
                 raise ValueError(f"unknown placeholder {match[0]}")
             return values[match[1]]
 
-        return re.sub(r" +$", "", _PLACEHOLDER.sub(fill, sql), flags=re.MULTILINE).strip()
+        filled = _PLACEHOLDER.sub(fill, sql)
+        return re.sub(r"(?<=\S) +$|(?<=\S) (?= )", "", filled, flags=re.MULTILINE).strip()
 
 
 @dataclass(frozen=True, slots=True)

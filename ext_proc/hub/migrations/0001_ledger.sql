@@ -1,5 +1,8 @@
 -- One row for each finished exchange. Columns up to `masked` are covered by record_hash, in this order
 -- (ext_proc/hub/chain.py); bodies are covered by their SHA-256.
+--
+-- Text indexes are for whole words, in any case. A body with a zero byte is binary: indexing its noise would cost ten
+-- times the work and as much space as the body. The first five bytes may be the prefix of a gRPC message.
 CREATE TABLE IF NOT EXISTS {database}.exchanges {on_cluster}
 (
     record_version UInt8 COMMENT 'which columns record_hash covers, and in which order',
@@ -60,10 +63,10 @@ CREATE TABLE IF NOT EXISTS {database}.exchanges {on_cluster}
     INDEX i_exchange exchange_id TYPE bloom_filter(0.001) GRANULARITY 1,
     INDEX i_session session_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX i_path path TYPE text(tokenizer = splitByNonAlpha, preprocessor = lower(path)),
-    INDEX i_req_body req_body TYPE text(tokenizer = splitByNonAlpha, preprocessor = lower(req_body)),
-    INDEX i_resp_body resp_body TYPE text(tokenizer = splitByNonAlpha, preprocessor = lower(resp_body)),
-    INDEX i_req_text req_text TYPE text(tokenizer = splitByNonAlpha, preprocessor = lower(req_text)),
-    INDEX i_resp_text resp_text TYPE text(tokenizer = splitByNonAlpha, preprocessor = lower(resp_text)),
+    INDEX i_req_body req_body TYPE text(tokenizer = splitByNonAlpha, preprocessor = if(position(req_body, char(0), 6) > 0, '', lower(req_body))),
+    INDEX i_resp_body resp_body TYPE text(tokenizer = splitByNonAlpha, preprocessor = if(position(resp_body, char(0), 6) > 0, '', lower(resp_body))),
+    INDEX i_req_text req_text TYPE text(tokenizer = splitByNonAlpha, preprocessor = if(position(req_text, char(0), 6) > 0, '', lower(req_text))),
+    INDEX i_resp_text resp_text TYPE text(tokenizer = splitByNonAlpha, preprocessor = if(position(resp_text, char(0), 6) > 0, '', lower(resp_text))),
     PROJECTION p_chain (SELECT _part_offset ORDER BY chain_id, seq),
     CONSTRAINT c_req_body CHECK req_body = '' OR SHA256(req_body) = req_body_sha256,
     CONSTRAINT c_resp_body CHECK resp_body = '' OR SHA256(resp_body) = resp_body_sha256
@@ -84,7 +87,7 @@ CREATE TABLE IF NOT EXISTS {database}.body_parts {on_cluster}
     direction Enum8('request' = 0, 'response' = 1),
     n UInt32 COMMENT '0, 1, 2 ...',
     data String CODEC(ZSTD(3)),
-    INDEX i_data data TYPE text(tokenizer = splitByNonAlpha, preprocessor = lower(data))
+    INDEX i_data data TYPE text(tokenizer = splitByNonAlpha, preprocessor = if(position(data, char(0), 6) > 0, '', lower(data)))
 )
 ENGINE = {replicated}MergeTree
 PARTITION BY toYYYYMM(ts)

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from ext_proc.config.models import Config, Hub, SourceEnv, Store
+from ext_proc.config.models import Config, Hub, Store
 from ext_proc.errors import StoreError
 from ext_proc.hub.clickhouse import ClickHouse
 from ext_proc.hub.ledger import Ledger
@@ -33,7 +33,8 @@ from ext_proc.hub.store import serve
 serve(Store(listen=sys.argv[2]), Path(sys.argv[1]))
 """
 _SERVER = os.environ.get("DOUANE_CLICKHOUSE_URL", "")
-"""`clickhouse+http(s)://USER:PASSWORD@HOST:PORT/DATABASE`, a database that these tests may fill."""
+"""`clickhouse+http(s)://USER@HOST:PORT/DATABASE`, a database that these tests may fill."""
+_PASSWORD = os.environ.get("DOUANE_CLICKHOUSE_PASSWORD", "")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,7 +80,7 @@ class EmbeddedStore:
 @pytest.fixture(scope="session")
 def store_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     if _SERVER:
-        yield Store(url=_SERVER, password=SourceEnv(env="UNUSED"))
+        yield Store(url=_SERVER)
         return
     store = EmbeddedStore(tmp_path_factory.mktemp("store"))
     store.start()
@@ -98,7 +99,7 @@ def own_store(tmp_path: Path) -> Iterator[EmbeddedStore]:
 
 @pytest.fixture
 def clickhouse(store_config: Store) -> Iterator[ClickHouse]:
-    client = ClickHouse(store_config)
+    client = ClickHouse(store_config, password=_PASSWORD)
     yield client
     client.close()
 
@@ -136,7 +137,7 @@ def open_hub(tmp_path: Path, store_config: Store) -> OpenHub:
     async def opened(store: Store = store_config, drain_s: float = 20.0) -> AsyncIterator[HubFolder]:
         config = Config(version=1, store=store, hub=Hub(path=str(tmp_path / "hub")))
         replicas = Replicas(tmp_path / "hub")
-        ledger = Ledger(replicas, config)
+        ledger = Ledger(replicas, config, password=_PASSWORD)
         running = asyncio.create_task(ledger.run())
         try:
             yield HubFolder(replicas, ledger, gate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,7 +20,8 @@ def run(folder: Path, store: Store, up: Connection) -> None:
 
 async def _run(folder: Path, store: Store, up: Connection) -> int:
     replicas = Replicas(folder)
-    ledger = Ledger(replicas, Config(version=1, store=store, hub=Hub(path=str(folder))))
+    config = Config(version=1, store=store, hub=Hub(path=str(folder)))
+    ledger = Ledger(replicas, config, password=os.environ.get("DOUANE_CLICKHOUSE_PASSWORD", ""))
     running = asyncio.create_task(ledger.run())
     up.send("up")
     left = await ledger.drain(60)

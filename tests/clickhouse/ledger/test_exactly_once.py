@@ -41,6 +41,10 @@ def _journals(gate: str, count: int) -> tuple[list[tuple[Key, bytes]], set[UUID]
     return [(key, framed(events)) for key, events in zip(keys, files, strict=True)], expected
 
 
+def _batches(folder: Path) -> set[str]:
+    return {file.name for file in (folder / "outbox").glob("*")}
+
+
 async def _replicate(folder: Path, portions: list[tuple[Key, int, bytes]], *, sealed: bool) -> None:
     """What ingest does with what comes while the ledger is dead."""
     replicas = Replicas(folder)
@@ -76,7 +80,10 @@ def test_killed_twenty_times_each_exchange_has_one_row(tmp_path, store_config, c
         ledger.start()
         assert parent.poll(30)
         if life < 20:
-            time.sleep(generator.random() * 1.5)
+            before = _batches(folder)
+            while life % 2 and ledger.is_alive() and _batches(folder) == before:
+                time.sleep(0.001)  # half of them are killed around a commit or an insert, the others wherever they are
+            time.sleep(generator.random() * (0.2 if life % 2 else 0.7))
             ledger.kill()
             ledger.join()
             outbox = Outbox(folder)
@@ -85,7 +92,7 @@ def test_killed_twenty_times_each_exchange_has_one_row(tmp_path, store_config, c
         ledger.join(60)
         assert life < 20 or ledger.exitcode == 0
         ledger.close()
-    assert inserting >= 5  # killed with batches on their way
+    assert inserting >= 3  # killed with batches on their way
     where = f"FROM {clickhouse.database}.exchanges WHERE gate = '{gate}'"
     found = Counter(UUID(row["exchange_id"]) for row in clickhouse.query(f"SELECT exchange_id {where}"))
     assert set(found) == expected
@@ -125,7 +132,7 @@ async def test_rows_wait_while_clickhouse_is_away_and_arrive_once(open_hub, own_
         [row] = clickhouse.query(
             "SELECT count() AS n, uniqExact(exchange_id) AS ids, max(seq) AS last FROM douane.exchanges"
         )
-        assert row == {"n": 27, "ids": 27, "last": 27}
+        assert row == {"n": 21, "ids": 21, "last": 21}
         clickhouse.close()
 
 
