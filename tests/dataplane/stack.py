@@ -70,8 +70,9 @@ class Stack:
         raise AssertionError(f"douane up is not ready ({last}):\n{self.log_tail()}")
 
     def log_tail(self, size: int = 6000) -> str:
-        parts = [f"--- {p.name}\n{p.read_text(errors='replace')[-size:]}" for p in sorted(self.folder.rglob("*.log"))]
-        return "\n".join(parts)
+        # os.walk, because the store's temporary folders go away while we look
+        logs = [Path(at, name) for at, _, names in os.walk(self.folder) for name in names if name.endswith(".log")]
+        return "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')[-size:]}" for p in sorted(logs))
 
     def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Another `douane` command on the same configuration."""
