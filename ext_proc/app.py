@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("douane.app")
 
 _PR_SET_DUMPABLE = 4
+_AFTER_THE_TRAFFIC = 10
+"""Niceness of hub and store: what is recorded may reach ClickHouse a little later, requests should not wait for it."""
 
 
 def main() -> None:
@@ -46,7 +48,9 @@ def main() -> None:
         loaded = parse(options.snapshot.read_text(), str(options.config), options.config.parent)
     if options.role == "worker":
         asyncio.run(run_worker(loaded, options.slot, _fingerprint_key(loaded), _seal_key(loaded)))
-    elif options.role == "hub":
+        return
+    os.nice(_AFTER_THE_TRAFFIC)
+    if options.role == "hub":
         from ext_proc.hub.server import serve
 
         asyncio.run(serve(loaded.config))

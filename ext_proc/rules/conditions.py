@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import cel
-
 from ext_proc.errors import ConfigError
+from ext_proc.rules.engine import cel
 
 ROOT = "claims"
 MAX_LENGTH = 4096

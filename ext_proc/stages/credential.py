@@ -33,6 +33,9 @@ class CredentialStage:
         if self._made is None or self._made[0] is not injections:
             self._made = (injections, self._headers(injections))
         made = self._made[1]
+        alike = tuple(n for n, _ in exchange.headers if "_" in n and n.replace("_", "-") in made.remove)
+        if alike:  # servers behind CGI read dd_api_key as dd-api-key
+            made = replace(made, remove=(*made.remove, *alike))
         queries = [i for i in injections if i.query is not None]
         return replace(made, path=_with_query(exchange, queries)) if queries else made
 
