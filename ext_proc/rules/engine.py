@@ -6,11 +6,14 @@ The package imports its own command line, and with that typer and rich: 14 MB in
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
 
 def _load() -> ModuleType:
+    if "cel.cel" in sys.modules:
+        return sys.modules["cel.cel"]
     package = importlib.util.find_spec("cel")
     assert package is not None, "common-expression-language is a dependency"
     assert package.submodule_search_locations is not None
@@ -21,6 +24,7 @@ def _load() -> ModuleType:
             assert extension.loader is not None
             module = importlib.util.module_from_spec(extension)
             extension.loader.exec_module(module)
+            sys.modules["cel.cel"] = module  # it can be initialised once in a process
             return module
     raise ImportError("common-expression-language has no compiled extension here; install its wheel")
 
