@@ -19,6 +19,7 @@ class Group:
 
     def __init__(self, stages: Sequence[Sequence[Child]]) -> None:
         self.stages = [list(stage) for stage in stages if stage]
+        self.confirmed = True  # set to False until what the children serve has been looked at from outside
         self._hurry = asyncio.Event()
 
     @property
@@ -27,7 +28,7 @@ class Group:
 
     @property
     def ready(self) -> bool:
-        return bool(self.children) and all(child.state == "ready" for child in self.children)
+        return self.confirmed and bool(self.children) and all(child.state == "ready" for child in self.children)
 
     async def start(self) -> None:
         """Return when all are ready. The first that fails is raised, after everything was stopped again."""

@@ -135,9 +135,11 @@ def write_snapshot(path: Path, loaded: Loaded) -> None:
 
 
 async def watch(path: Path, changed: Callable[[], Awaitable[object]], poll_s: float = POLL_S) -> None:
-    """Call `changed` when the file's time, size or inode changed and then stood still for one poll. Runs until
-    cancelled. Polling, because it also sees what no inotify does: mounted config maps and network folders."""
+    """Call `changed` at once, for what was written since the file was read, and then whenever its time, size or inode
+    changed and then stood still for one poll. Runs until cancelled. Polling, because it also sees what no inotify
+    does: mounted config maps and network folders."""
     known = seen = _signature(path)
+    await changed()
     while True:
         await asyncio.sleep(poll_s)
         now = _signature(path)

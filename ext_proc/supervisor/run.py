@@ -83,6 +83,7 @@ class _Supervision:
             workers = plan.worker_sockets(loaded.config)
         self._reloader = Reloader(loaded, self._where.snapshot, workers, self._envoy)
         self._group = Group(plan.stages(loaded, role, environments, self._envoy, self._reloader.bring_up_to_date))
+        self._group.confirmed = self._envoy is None
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
 
@@ -122,6 +123,7 @@ class _Supervision:
     async def _confirm_envoy(self, envoy: EnvoySupervision) -> None:
         try:
             await envoy.confirm()
+            self._group.confirmed = True
         except DouaneError:
             await self._group.stop(lambda _: 2.0)
             raise

@@ -205,7 +205,7 @@ async def test_the_file_is_watched_until_it_stands_still(tmp_path: Path) -> None
 
     watching = asyncio.create_task(watch(file, changed, poll_s=0.05))
     await asyncio.sleep(0.2)
-    assert seen == []
+    assert seen == ["1"]  # it may have changed between its reading and the watch
     for n in range(6):  # still being written: never the same at two polls
         file.write_text("x" * (n + 2))
         await asyncio.sleep(0.04)
@@ -216,7 +216,7 @@ async def test_the_file_is_watched_until_it_stands_still(tmp_path: Path) -> None
     file.unlink()  # gone for a moment, as editors do
     await asyncio.sleep(0.2)
     watching.cancel()
-    assert seen == ["renamed into place"]
+    assert seen == ["1", "renamed into place"]
 
 
 @pytest.fixture(autouse=True)
