@@ -120,6 +120,11 @@ class Stack:
         self.config_file.write_text(json.dumps(config))
         self.process.send_signal(signal.SIGHUP)
 
+    def start_again(self) -> None:
+        """After the supervisor's end, on the same folder and ports."""
+        assert self.process.poll() is not None
+        self.process = launch(self.folder, self.environment)
+
     def stop(self, timeout: float = 40) -> int:
         if self.process.poll() is None:
             self.process.terminate()
@@ -187,6 +192,18 @@ def merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def launch(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """`douane up` on the configuration in `folder`; what it prints is added to `up.log`."""
+    with (folder / "up.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ext_proc.cli", "up", "-c", str(folder / "douane.yaml")],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=folder,
+        )
+
+
 @contextlib.contextmanager
 def douane_up(folder: Path, issuer_url: str, upstream: str, *, wait: bool = True, **overrides: Any) -> Iterator[Stack]:
     """Start `douane up` in `folder`, wait until it is ready, stop it at the end."""
@@ -197,21 +214,14 @@ def douane_up(folder: Path, issuer_url: str, upstream: str, *, wait: bool = True
     (folder / "app-key").write_text(APP_KEY + "\n")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("DOUANE_")}
     environment["DOUANE_TEST_API_KEY"] = API_KEY
-    with (folder / "up.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ext_proc.cli", "up", "-c", str(folder / "douane.yaml")],
-            stdout=log,
-            stderr=log,
-            env=environment,
-            cwd=folder,
-        )
+    process = launch(folder, environment)
     stack = Stack(folder, ports[0], ports[1], ports[3], process, config, environment)
     try:
         if wait:
             stack.ready()
         yield stack
     finally:
-        left = descendants(process.pid)
+        left = descendants(stack.process.pid)
         try:
             stack.stop()
         finally:
