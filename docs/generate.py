@@ -14,7 +14,7 @@ import typer.main
 from typer.cli import get_docs_for_click
 
 from ext_proc.cli.root import app
-from ext_proc.config import json_schema, models
+from ext_proc.config import json_schema, models, scalars
 
 HERE = Path(__file__).parent
 _INTRODUCTION = """\
@@ -40,12 +40,12 @@ worker and by Envoy, or it is refused as a whole and the former one stays; the l
 then.
 """
 _PATTERNS = {
-    models.NAME_PATTERN: "name",
-    models.SCOPE_NAME_PATTERN: "scope",
-    models.HEADER_NAME_PATTERN: "header name",
-    models.HOST_PATTERN: "host name",
-    models.LISTEN_PATTERN: "`ADDRESS:PORT`",
-    models.ENV_PATTERN: "variable name",
+    scalars.NAME_PATTERN: "name",
+    scalars.SCOPE_NAME_PATTERN: "scope",
+    scalars.HEADER_NAME_PATTERN: "header name",
+    scalars.HOST_PATTERN: "host name",
+    scalars.LISTEN_PATTERN: "`ADDRESS:PORT`",
+    scalars.ENV_PATTERN: "variable name",
 }
 # Heading and model, in the order of the file.
 _SECTIONS = (
@@ -110,9 +110,9 @@ def _type(node: dict[str, Any]) -> str:
     if node.get("format") == "path":
         return "path"
     pattern = node.get("pattern")
-    if pattern == models.DURATION_PATTERN:
+    if pattern == scalars.DURATION_PATTERN:
         return "duration"
-    if pattern == models.SIZE_PATTERN:
+    if pattern == scalars.SIZE_PATTERN:
         return "size"
     if pattern in _PATTERNS:
         return _PATTERNS[pattern]

@@ -9,17 +9,17 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ext_proc.config import models
+from ext_proc.config import models, scalars
 from ext_proc.config.positions import Positions, YamlPath, show
 from ext_proc.errors import ConfigError
 
 _SHAPES = {
-    models.NAME_PATTERN: "a name: lower-case letters, digits, - and _, at most 63, no - or _ at the ends",
-    models.SCOPE_NAME_PATTERN: "a scope's name: letters, digits and _ : . -, at most 100",
-    models.HEADER_NAME_PATTERN: "a header's name",
-    models.HOST_PATTERN: "a host name",
-    models.LISTEN_PATTERN: "ADDRESS:PORT with a numeric address, such as 127.0.0.1:15001",
-    models.ENV_PATTERN: "the name of an environment variable",
+    scalars.NAME_PATTERN: "a name: lower-case letters, digits, - and _, at most 63, no - or _ at the ends",
+    scalars.SCOPE_NAME_PATTERN: "a scope's name: letters, digits and _ : . -, at most 100",
+    scalars.HEADER_NAME_PATTERN: "a header's name",
+    scalars.HOST_PATTERN: "a host name",
+    scalars.LISTEN_PATTERN: "ADDRESS:PORT with a numeric address, such as 127.0.0.1:15001",
+    scalars.ENV_PATTERN: "the name of an environment variable",
 }
 _WANTED = {
     "string_type": "text",
