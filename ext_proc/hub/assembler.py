@@ -19,6 +19,7 @@ import heapq
 from collections import deque
 from dataclasses import dataclass, field
 
+from ext_proc.hub.attempts import DIRECTIONS, Attempt, Finished, Gate, JournalKey, LoadedConfig, Ref
 from ext_proc.pb import journal_pb2 as pb
 
 GRACE_US = 10_000_000
@@ -34,98 +35,7 @@ INLINE_BYTES = 1 << 20
 MEMORY_BYTES = 64 << 20
 """What all open exchanges together may hold in memory."""
 
-
-_DIRECTIONS = (pb.REQUEST, pb.RESPONSE)
 _SEALED = pb.Part.SEALED
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """Whose events these are. `writer` is the authenticated name the hub stamped, `name` the gate's own."""
-
-    writer: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class JournalKey:
-    """One worker's life."""
-
-    gate: Gate
-    slot: int
-    journal: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """A frame that holds a Part: where it begins in the journal, and its length with the frame's header."""
-
-    journal: JournalKey
-    offset: int
-    length: int
-
-
-@dataclass(slots=True)
-class Body:
-    """The parts of one direction in order: (form, data), or (form, where the data lies)."""
-
-    pieces: list[tuple[int, bytes | Ref]] = field(default_factory=list)
-    held: int = 0
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What one ext_proc stream left, up to now. `bodies` and `trailers` are indexed by pb.Direction."""
-
-    opened_us: int
-    end_us: int
-    opened: pb.Opened
-    verdict: pb.Verdict | None = None
-    head: pb.ResponseHead | None = None
-    bodies: tuple[Body, Body] = field(default_factory=lambda: (Body(), Body()))
-    trailers: list[pb.Trailers | None] = field(default_factory=lambda: [None, None])
-    masks: list[pb.Mask] = field(default_factory=list)
-    closed: pb.Closed | None = None
-    ended: bool = False
-
-    def add(self, kind: str | None, event: pb.Event) -> None:
-        """What came beside the body."""
-        if kind == "verdict":
-            verdict = event.verdict
-            if self.verdict is not None and not verdict.approval_id:
-                verdict.approval_id = self.verdict.approval_id  # what was held and then decided keeps its approval
-            self.verdict = verdict
-        elif kind == "response_head":
-            self.head = event.response_head
-            self.masks.extend(self.head.masks)
-        elif kind == "trailers" and event.trailers.direction in _DIRECTIONS:
-            self.trailers[event.trailers.direction] = event.trailers
-            self.masks.extend(event.trailers.masks)
-
-    def progress(self) -> tuple[bool, bool, int]:
-        """Orders ended attempts of one exchange: the one that got furthest is the record."""
-        return self.head is not None, self.verdict is not None, self.opened_us
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """One exchange, ready for its row. `attempt` is None where Envoy refused before ext_proc saw the request."""
-
-    exchange_id: bytes
-    gate: Gate
-    outcome: str
-    attempt: Attempt | None
-    access: pb.Access | None
-    ended_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedConfig:
-    """A configuration that a worker loaded."""
-
-    gate: Gate
-    at_us: int
-    config: pb.Config
 
 
 @dataclass(slots=True)
@@ -261,7 +171,7 @@ class Assembler:
                 self._wait(gate, exchange_id, exchange.end_us())
 
     def _part(self, attempt: Attempt, key: JournalKey, offset: int, length: int, part: pb.Part) -> None:
-        if part.direction not in _DIRECTIONS:
+        if part.direction not in DIRECTIONS:
             return  # of a gate that speaks another language
         body = attempt.bodies[part.direction]
         form = part.form if 0 <= part.form <= _SEALED else _SEALED

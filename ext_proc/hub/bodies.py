@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
-from ext_proc.hub.assembler import Body, Ref
+from ext_proc.hub.attempts import Body, Ref
 from ext_proc.masking.codings import CodingError, Decoder, TooLargeError, decoder
 from ext_proc.pb import journal_pb2 as pb
 

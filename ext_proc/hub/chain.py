@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 
-from ext_proc.hub.assembler import Gate
+from ext_proc.hub.attempts import Gate
 
 GENESIS = bytes(32)
 """What stands before the first row."""

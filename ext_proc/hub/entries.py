@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 
 from ext_proc.hub import rows
-from ext_proc.hub.assembler import Assembler, Finished, Gate, JournalKey, LoadedConfig, Ref
+from ext_proc.hub.assembler import Assembler
+from ext_proc.hub.attempts import Finished, Gate, JournalKey, LoadedConfig, Ref
 from ext_proc.hub.chain import Chains
 from ext_proc.hub.outbox import FILE_BYTES, Entered, Outbox, Progress
 from ext_proc.pb.journal_pb2 import Event

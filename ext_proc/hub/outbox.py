@@ -26,7 +26,7 @@ from pathlib import Path
 from threading import Lock
 from uuid import uuid4
 
-from ext_proc.hub.assembler import Gate, JournalKey
+from ext_proc.hub.attempts import Gate, JournalKey
 from ext_proc.hub.chain import Head
 
 FILE_BYTES = 8 << 20

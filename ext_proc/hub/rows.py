@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ext_proc.hub.bodies import NOTHING, Read, Stored, store
 
 if TYPE_CHECKING:
-    from ext_proc.hub.assembler import Attempt, Finished, LoadedConfig
+    from ext_proc.hub.attempts import Attempt, Finished, LoadedConfig
     from ext_proc.hub.chain import Chains
     from ext_proc.pb import journal_pb2 as pb
 

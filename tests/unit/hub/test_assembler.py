@@ -6,7 +6,8 @@ from uuid import uuid4
 import pytest
 
 from ext_proc.hub import assembler
-from ext_proc.hub.assembler import GRACE_US, SILENCE_US, Assembler, Finished, Gate, JournalKey, Ref
+from ext_proc.hub.assembler import GRACE_US, SILENCE_US, Assembler
+from ext_proc.hub.attempts import Finished, Gate, JournalKey, Ref
 from ext_proc.pb import journal_pb2 as pb
 from ext_proc.spool import frames
 from tests.journals import START_US, Attempt

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from ext_proc.config.models import Masking
-from ext_proc.hub.assembler import Body, Gate, JournalKey, Ref
+from ext_proc.hub.attempts import Body, Gate, JournalKey, Ref
 from ext_proc.hub.bodies import INLINE_BYTES, NOTHING, TEXT_BYTES, Stored, store
 from ext_proc.masking import AS_SENT, DECODED, SEALED, Known, Masker
 from ext_proc.pb import journal_pb2 as pb

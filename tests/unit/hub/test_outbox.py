@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from ext_proc.hub.assembler import Gate, JournalKey
+from ext_proc.hub.attempts import Gate, JournalKey
 from ext_proc.hub.chain import Head
 from ext_proc.hub.outbox import FILE_BYTES, Entered, Outbox, Progress
 

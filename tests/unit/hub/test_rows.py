@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 
 from ext_proc.hub import rows
-from ext_proc.hub.assembler import Assembler, Finished, Gate, JournalKey
+from ext_proc.hub.assembler import Assembler
+from ext_proc.hub.attempts import Finished, Gate, JournalKey
 from ext_proc.hub.chain import GENESIS, Chains, Head
 from ext_proc.pb import journal_pb2 as pb
 from tests.journals import START_US, Attempt
