@@ -11,14 +11,17 @@ from betterproto2 import Message
 from envoy_data_plane.envoy.config.core.v3 import (
     Address,
     ApiVersion,
+    BackoffStrategy,
     ConfigSource,
     GrpcService,
     GrpcServiceEnvoyGrpc,
     PathConfigSource,
     RetryPolicy,
+    RetryPolicyRetryHostPredicate,
     SocketAddress,
     WatchedDirectory,
 )
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryResponse
 from envoy_data_plane.google.protobuf import Any
 
@@ -41,12 +44,24 @@ def ip(host: str) -> str:
     return "127.0.0.1" if host == "localhost" else host
 
 
+# Until a check finds the dead worker, round robin would choose it again; and Envoy's default is to wait a second first.
+_ANOTHER_WORKER = RetryPolicy(
+    retry_on="reset,connect-failure,unavailable",
+    num_retries=3,
+    retry_back_off=BackoffStrategy(base_interval=timedelta(milliseconds=25), max_interval=timedelta(milliseconds=250)),
+    retry_host_predicate=[
+        RetryPolicyRetryHostPredicate(name="previous_hosts", typed_config=pack(PreviousHostsPredicate()))
+    ],
+    host_selection_retry_max_attempts=5,
+)
+
+
 def workers_service(*, retry: bool) -> GrpcService:
     """gRPC to the workers. With `retry`, what a dying worker held is replayed to another (up to about 64 KB of
     body); decisions are idempotent, and the exchange keeps its id."""
-    policy = RetryPolicy(retry_on="reset,connect-failure,unavailable", num_retries=3) if retry else None
     return GrpcService(
-        envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=WORKERS, retry_policy=policy, skip_envoy_headers=True)
+        envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=WORKERS, skip_envoy_headers=True),
+        retry_policy=_ANOTHER_WORKER if retry else None,  # not the one of EnvoyGrpc: that is for xDS streams only
     )
 
 
