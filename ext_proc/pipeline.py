@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine, Generator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from ext_proc.decision import Deny
 from ext_proc.errors import DouaneError, ProtocolError
@@ -72,10 +72,14 @@ class Pipeline:
         return await _guarded(stages())
 
 
-async def _guarded(stages: Awaitable[T]) -> T | Deny:
+async def _guarded(stages: Coroutine[Any, Any, T]) -> T | Deny:
     try:
+        try:
+            first = stages.send(None)
+        except StopIteration as done:  # nothing had to be waited for, as for most requests: no deadline is needed
+            return cast("T", done.value)
         async with asyncio.timeout(STAGE_DEADLINE_S):
-            return await stages
+            return await _Begun(stages, first)
     except DouaneError as fault:
         return denial(fault)
     except TimeoutError:
@@ -85,6 +89,27 @@ async def _guarded(stages: Awaitable[T]) -> T | Deny:
         return Deny(
             "gate.fault", "this gate failed to check the request", http_status=500, remedy="See the gate's log."
         )
+
+
+class _Begun(Awaitable[T]):
+    """A coroutine that has already run up to `first`, which it waits for."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], first: Any) -> None:
+        self._coroutine = coroutine
+        self._first = first
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        waits_for = self._first
+        while True:
+            try:
+                try:
+                    sent = yield waits_for
+                except BaseException as error:
+                    waits_for = self._coroutine.throw(error)
+                else:
+                    waits_for = self._coroutine.send(sent)
+            except StopIteration as done:
+                return cast("T", done.value)
 
 
 def denial(fault: DouaneError) -> Deny:

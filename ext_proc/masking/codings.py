@@ -173,6 +173,8 @@ _MOST_STACKED = 3
 
 def decoder(content_encoding: bytes) -> Decoder | None:
     """The decoder for a content-encoding field's value; None when nothing is encoded. Raises CodingError if unknown."""
+    if not content_encoding:
+        return None
     names = [n for n in re.split(r"[\s,]+", content_encoding.decode("latin-1").lower()) if n and n != "identity"]
     if not names:
         return None

@@ -22,7 +22,7 @@ _KEEP_UNDER = 4096
 class FieldMasker:
     """`configured` headers are masked entirely; authorization and cookies always; the rest by what is in them."""
 
-    __slots__ = ("_configured", "_marker", "_scanner", "_seen", "_texts", "_with_names")
+    __slots__ = ("_configured", "_marked", "_marker", "_scanner", "_seen", "_texts", "_with_names")
 
     def __init__(self, scanner: Scanner, marker: Marker, configured: frozenset[str], with_names: bool) -> None:
         self._scanner = scanner
@@ -30,6 +30,7 @@ class FieldMasker:
         self._configured = configured
         self._with_names = with_names
         self._seen: dict[tuple[str, bytes], Sequence[Span]] = {}
+        self._marked: dict[tuple[str, int, tuple[str, bytes]], tuple[bytes, list[journal_pb2.Mask]]] = {}
         self._texts: dict[tuple[str, str], tuple[str, list[journal_pb2.Mask]]] = {}
 
     def headers(self, place: str, headers: Headers) -> tuple[list[tuple[str, bytes]], list[journal_pb2.Mask]]:
@@ -37,12 +38,21 @@ class FieldMasker:
         stored: list[tuple[str, bytes]] = list(headers)
         masks: list[journal_pb2.Mask] = []
         for index, field in enumerate(stored):
-            spans = self._spans(field)
-            if spans:
-                text, found = self._marker.mask(field[1], spans, place, index)
+            if self._spans(field):
+                text, found = self._masked(place, index, field)
                 stored[index] = (field[0], text)
                 masks += found
         return stored, masks
+
+    def _masked(self, place: str, index: int, field: tuple[str, bytes]) -> tuple[bytes, list[journal_pb2.Mask]]:
+        masked = self._marked.get((place, index, field))
+        if masked is None:
+            masked = self._marker.mask(field[1], self._spans(field), place, index)
+            if len(field[1]) <= _KEEP_UNDER:
+                if len(self._marked) >= _KEPT:
+                    self._marked.clear()
+                self._marked[place, index, field] = masked
+        return masked
 
     def _spans(self, field: tuple[str, bytes]) -> Sequence[Span]:
         """What is to be masked in one field. A client sends most of its fields again and again, so these are kept."""

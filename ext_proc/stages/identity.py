@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -59,11 +60,19 @@ class IdentityStage:
         self._verifier = verifier
         self._sessions = sessions
         self._workload = workload
+        self._presented: dict[Hashable, Presented] = {}
         self._callers: OrderedDict[int, Caller] = OrderedDict()  # by the claims' identity, which the caller keeps alive
 
     def present(self, exchange: Exchange, settings: ConnectionIdentity) -> Presented:
         """What the identity headers hold, unverified."""
-        return find_tokens(exchange.headers, settings.headers)
+        key = (settings.headers, *(field for field in exchange.headers if field[0] in settings.headers))
+        presented = self._presented.get(key)
+        if presented is None:
+            presented = find_tokens(exchange.headers, settings.headers)
+            if len(self._presented) >= _REMEMBERED:
+                self._presented.clear()
+            self._presented[key] = presented
+        return presented
 
     async def run(self, exchange: Exchange, settings: ConnectionIdentity, presented: Presented) -> Identified:
         workload = await self._prove_workload() if settings.require in ("workload", "both") else None
