@@ -47,6 +47,12 @@ class Conditions:
         self.clauses.append(clause)
         self.parameters |= parameters
 
+    def copy(self) -> Conditions:
+        """One that grows by itself from here."""
+        other = Conditions()
+        other.clauses, other.parameters = list(self.clauses), dict(self.parameters)
+        return other
+
     def since(self, text: str | None, column: str) -> None:
         when = parse_since(text)
         if when is not None:

@@ -83,27 +83,34 @@ def _find(ledger: Ledger, text: str, where: Conditions, limit: int) -> list[dict
     words = [word.lower() for word in _WORD.findall(text)]
     where.add("1", text=text, limit=limit)
     if words and text.isascii():
-        # The index narrows down to rows that have all words; the substring then wants them as they were written.
-        columns = [f"({_all_words(column, words)})" for column in _INDEXED]
-        parts = f"exchange_id IN (SELECT exchange_id FROM {{db}}.body_parts WHERE {_all_words('data', words)})"  # noqa: S608
-        named = Conditions()
-        named.clauses, named.parameters = list(where.clauses), dict(where.parameters)
-        named.add(" OR ".join([*columns, _contains("query"), parts]), **{f"w{n}": w for n, w in enumerate(words)})
-        named.add(" OR ".join([*(_contains(c) for c in _PLACES), parts]))
-        found = _select(ledger, named)
+        # The indexes narrow down to rows that have all words; the substring then wants them as they were written.
+        # `query` has no index, and one column without in an OR would make ClickHouse read every row: so it is asked
+        # by itself (40 ms together, against 150 ms, for 300,000 rows).
+        indexed = " OR ".join([*(f"({_all_words(column, words)})" for column in _INDEXED), _in_parts(words)])
+        written = " OR ".join([*(_contains(column) for column in _INDEXED), _in_parts(words)])
+        by_words = where.copy()
+        by_words.add(indexed, **{f"w{n}": word for n, word in enumerate(words)})
+        by_words.add(written)
+        by_query = where.copy()
+        by_query.add(_contains("query"))
+        found = {row["exchange_id"]: row for one in (by_words, by_query) for row in _select(ledger, one)}
         if found:
-            return found
-    anywhere = " OR ".join(_contains(column) for column in _PLACES)
+            return sorted(found.values(), key=lambda row: str(row["ts"]), reverse=True)[:limit]
+    anywhere = where.copy()
     parts = f"exchange_id IN (SELECT exchange_id FROM {{db}}.body_parts WHERE {_contains('data')})"  # noqa: S608
-    where.add(f"{anywhere} OR {parts}")
-    return _select(ledger, where)
+    anywhere.add(" OR ".join([*(_contains(column) for column in _PLACES), parts]))
+    return _select(ledger, anywhere)
+
+
+def _in_parts(words: Sequence[str]) -> str:
+    return f"exchange_id IN (SELECT exchange_id FROM {{db}}.body_parts WHERE {_all_words('data', words)})"  # noqa: S608
 
 
 def _select(ledger: Ledger, where: Conditions) -> list[dict[str, Any]]:
     found = ", ".join(f"({_contains(column)}) AS in_{column}" for column in _PLACES)
     snippet = "multiIf(" + ", ".join(f"in_{c}, {_snippet(c)}" for c in _PLACES) + ", '')"
     sql = (
-        "SELECT toString(exchange_id) AS exchange_id, ts, connection, method, host, path, status, decision, reason, "  # noqa: S608
+        "SELECT exchange_id, ts, connection, method, host, path, status, decision, reason, "  # noqa: S608
         f"session_label, subject, {found}, {snippet} AS snippet "
         f"FROM {{db}}.exchanges WHERE {where.where()} ORDER BY ts DESC LIMIT {{limit:UInt32}}"
     )
