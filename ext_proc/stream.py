@@ -256,7 +256,8 @@ class Stream:
         return [codec.reply(status, body, details=reason or "session.served")]  # Envoy spares details in this form
 
     async def _fail(self, deny: Deny) -> Answers:
-        """A fault outside the stages: a refusal while that is possible, otherwise the connection is cut."""
+        """A fault outside the stages. Envoy passes the refusal on while the answer's head has not left, and cuts the
+        connection afterwards."""
         if self._head is None:
             raise Cut(deny.reason)
         recorder = self._recorder
@@ -270,8 +271,6 @@ class Stream:
             return await self._refuse(deny)
         recorder.close("denied", deny.reason)
         await recorder.commit()
-        if recorder.response_started:
-            raise Cut(deny.reason)
         self.done = True
         return [codec.refuse(deny, self._head.exchange.exchange_id)]
 

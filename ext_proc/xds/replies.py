@@ -69,17 +69,23 @@ LOCAL_REPLIES: Final = (
     ),
     LocalReply(
         "request.path",
-        f"The path cannot be normalised (it holds a fragment, or climbs above its root): {_PATH_MEANING}",
+        f"The path cannot be normalised (it holds a fragment, or a null byte): {_PATH_MEANING}",
         "Send a plain path that begins with a slash.",
         when=_details("path_normalization_failed", "absolute_path_rejected"),
         early=True,
     ),
     LocalReply(
         "request.method",
-        "This is no forward proxy: CONNECT, and upgrades other than to WebSocket, are not served.",
+        "This is no forward proxy: CONNECT is not served.",
         "Send the request itself, to the address that `douane up` shows for the connection.",
-        when=f"{_details('upgrade_failed')} || "
-        f"(response.code_details == 'direct_response' && response.code == {METHOD_REFUSED})",
+        when=f"response.code_details == 'direct_response' && response.code == {METHOD_REFUSED}",
+    ),
+    LocalReply(
+        "request.method",
+        "Upgrades other than to WebSocket are not served.",
+        "Send the request without `upgrade`.",
+        when=_details("upgrade_failed"),
+        early=True,
     ),
     LocalReply(
         "gate.no_verdict",

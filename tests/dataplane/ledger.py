@@ -30,14 +30,19 @@ class Ledger:
 
     def rows(self, where: str, *, expect: int, timeout: float = 20, **parameters: object) -> list[Row]:
         """Rows of `exchanges`, in the order of arrival, once there are `expect` of them."""
+        found = self.found(where, wait_for=expect, timeout=timeout, **parameters)
+        assert len(found) == expect, f"{len(found)} rows, {expect} expected where {where}:\n{self._stack.log_tail()}"
+        return found
+
+    def found(self, where: str, *, wait_for: int, timeout: float = 20, **parameters: object) -> list[Row]:
+        """The same, or what there is in time."""
         deadline = time.monotonic() + timeout
         count = f"SELECT count() AS n FROM douane.exchanges WHERE {where}"
-        while int(self.query(count, **parameters)[0]["n"]) < expect and time.monotonic() < deadline:
+        while int(self.query(count, **parameters)[0]["n"]) < wait_for and time.monotonic() < deadline:
             time.sleep(0.1)
         found = self.query(
             f"SELECT * REPLACE ({_COLUMNS}) FROM douane.exchanges WHERE {where} ORDER BY ts", **parameters
         )
-        assert len(found) == expect, f"{len(found)} rows, {expect} expected where {where}:\n{self._stack.log_tail()}"
         return [_readable(row) for row in found]
 
     def row(self, path: str, *, timeout: float = 20) -> Row:

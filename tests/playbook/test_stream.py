@@ -11,7 +11,6 @@ import pytest
 from ext_proc import codec
 from ext_proc.exchange import Headers
 from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingResponse
-from ext_proc.stream import Cut
 from tests.dataplane.stack import API_KEY, APP_KEY, PLACEHOLDER
 from tests.playbook.conftest import Playbook
 
@@ -156,12 +155,12 @@ async def test_an_unknown_response_coding_is_refused_while_it_can_be(playbook: P
     assert playbook.events()[-1].closed.outcome == "denied"
 
 
-async def test_a_corrupt_response_cuts_the_connection(playbook: Playbook) -> None:
+async def test_a_corrupt_response_is_refused_which_cuts_it_where_its_head_has_left(playbook: Playbook) -> None:
     stream = playbook.stream()
     await stream.on(playbook.head())
     await stream.on(codec.ResponseHead(200, Headers([("content-encoding", b"gzip")]), "via_upstream", "", False))
-    with pytest.raises(Cut):
-        await stream.on(codec.Body("response", b"not gzip at all", last=True))
+    assert reason(await stream.on(codec.Body("response", b"not gzip at all", last=True))) == "body.undecodable"
+    assert (stream.done, playbook.events()[-1].closed.outcome) == (True, "denied")
 
 
 async def test_a_secret_split_across_chunks_waits_and_is_masked(playbook: Playbook) -> None:
