@@ -157,6 +157,8 @@ class Masked:
             origin += gap + mask["original_length"]
             self._share.masked[place] += mask["original_length"]
             self._share.detectors[f"{place}:{mask['detector']}"] += 1
+        if origin > len(original):
+            return f"{place}[{index}] had {len(original)} bytes, and its masks say more"
         if stored[at:] != original[origin:]:
             return f"{place}[{index}]: {stored[at:][:80]!r} is stored, {original[origin:][:80]!r} was sent"
         return ""
