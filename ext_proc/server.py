@@ -107,14 +107,16 @@ class Servicer:
         except DouaneError as fault:
             log.error("the end of an exchange could not be written: %s", fault)
 
-    async def access_logs(self, _requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def access_logs(
+        self, _requests: object, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> StreamAccessLogsResponse:
         """envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs: how streams ended that we did not end."""
         while (message := await context.read()) is not grpc.aio.EOF:
             for entry in message.http_logs.log_entry:
                 access = codec.access_entry(entry)
                 if access is not None:
                     self._spool.append(self._access_event(access))
-        await context.write(StreamAccessLogsResponse())
+        return StreamAccessLogsResponse()
 
     def _access_event(self, access: codec.AccessEntry) -> journal_pb2.Event:
         masker = self._runtime.current.masker.exchange([])
