@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -58,19 +59,22 @@ async def test_only_what_is_durable_is_visible(tmp_path: Path, monkeypatch: pyte
 
 async def test_one_sync_serves_all_that_came_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
+    loop, begun, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
-    def slow(fd: int) -> None:
+    def held(fd: int) -> None:
         synced.append(fd)
-        time.sleep(0.05)
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(30)
 
-    monkeypatch.setattr(os, "fdatasync", slow)
+    monkeypatch.setattr(os, "fdatasync", held)
     replicas = Replicas(tmp_path)
     replica = await opened(replicas, key())
     waits = []
     for n in range(10):
         replica.append(n * SIZE, frame(n))
         waits.append(asyncio.create_task(replica.persist()))
-        await asyncio.sleep(0)
+        await begun.wait()  # the first sync is under way, with the first frame
+    go_on.set()
     await asyncio.gather(*waits)
     assert replica.end == 10 * SIZE
     assert len(synced) == 2

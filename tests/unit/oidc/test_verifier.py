@@ -41,7 +41,7 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     ],
 )
 async def test_good_tokens(token: str) -> None:
-    verifier = t.make_verifier(t.FakeIssuer(), algorithms=("RS256", "ES256", "EdDSA"))
+    verifier = t.make_verifier(t.FakeIssuer(), algorithms=("RS256", "ES256", "EdDSA"), clock=lambda: NOW)
     name, claims = await verifier.verify(token)
     assert name == "github"
     assert claims["sub"] == "repo:octo/repo:ref:refs/heads/main"
