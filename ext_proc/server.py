@@ -73,7 +73,10 @@ class Servicer:
             reason = str(cut)
         except asyncio.CancelledError:
             reason = "gate.cancelled"  # the client left, the upstream reset, or Envoy is done: the access log tells
-            raise
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # What the exchange awaited was cancelled, not the exchange itself: gRPC would leave it open for ever.
         except DouaneError as fault:
             reason = fault.reason
             log.warning("%s", fault)

@@ -109,15 +109,15 @@ class Drive:
         """POST /NAME/0.. /NAME/COUNT-1; `midway` is called, beside the traffic, when a third is answered."""
         paths = iter([f"/{name}/{n}" for n in range(count)])
         before, started = len(self.answers), asyncio.Event()
-        connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session, asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
 
             async def work() -> None:
-                for path in paths:
-                    self.answers[path] = await self._exchange(session, path)
-                    if len(self.answers) - before >= count // 3:
-                        started.set()
+                async with aiohttp.ClientSession(timeout=timeout) as session:  # a connection of its own
+                    for path in paths:
+                        self.answers[path] = await self._exchange(session, path)
+                        if len(self.answers) - before >= count // 3:
+                            started.set()
 
             async def meddle(action: Callable[[], Awaitable[object]]) -> None:
                 await started.wait()
