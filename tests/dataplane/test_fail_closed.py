@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -87,7 +88,7 @@ class Gate:
     events: list[journal_pb2.Event] = field(default_factory=list)
 
     async def ask(self, path: str, body: list[bytes], *, port: int = 0) -> bytes:
-        """Everything that comes back for a chunked POST, until the end of the connection."""
+        """What comes back for a chunked POST: a refusal, or everything until the end of the connection."""
         reader, writer = await asyncio.open_connection("127.0.0.1", port or self.port)
         head = f"POST {path} HTTP/1.1\r\nhost: x\r\ndd-api-key: {self.token}\r\ncontent-type: application/json\r\n"
         writer.write(f"{head}te: trailers\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n".encode())
@@ -100,7 +101,7 @@ class Gate:
         got = b""
         async with asyncio.timeout(10):
             with contextlib.suppress(ConnectionError):
-                while part := await reader.read(1 << 16):
+                while not whole_refusal(got) and (part := await reader.read(1 << 16)):
                     got += part
         writer.close()
         return got
@@ -148,6 +149,13 @@ async def gate(folder: Path, issuer: LoopbackIssuer, monkeypatch: pytest.MonkeyP
         stack.push_async_callback(server.stop, None)
         await stack.enter_async_context(envoy(json.dumps(text), folder))
         yield Gate(servicer, spool, upstream, ports[0], ports[4], issuer.token())
+
+
+def whole_refusal(raw: bytes) -> bool:
+    """True where a body of known length is all there; Envoy then lingers before it closes."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    length = re.search(rb"\r\ncontent-length: (\d+)", head)
+    return length is not None and len(body) >= int(length[1])
 
 
 def refusal(raw: bytes) -> tuple[int, str]:
