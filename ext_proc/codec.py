@@ -15,7 +15,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from ext_proc.decision import Deny
 from ext_proc.exchange import Exchange, Headers
-from ext_proc.pb import envoy_accesslog_data_pb2, envoy_core_pb2
+from ext_proc.pb import envoy_accesslog_data_pb2, envoy_core_pb2, envoy_ext_proc_pb2
 from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 
 Direction = Literal["request", "response"]
@@ -194,13 +194,16 @@ def forward_response_head(changes: Sequence[tuple[str, bytes]] = ()) -> Processi
     answer = ProcessingResponse()
     answer.response_headers.SetInParent()
     if changes:
-        mutation = answer.response_headers.response.header_mutation
-        mutation.remove_headers.extend(sorted({name for name, _ in changes}))
-        for name, value in changes:
-            option = mutation.set_headers.add()
-            _put(option, name, value)
-            option.append_action = envoy_core_pb2.HeaderValueOption.APPEND_IF_EXISTS_OR_ADD
+        _replace(answer.response_headers.response.header_mutation, changes)
     return answer
+
+
+def _replace(mutation: envoy_ext_proc_pb2.HeaderMutation, changes: Sequence[tuple[str, bytes]]) -> None:
+    mutation.remove_headers.extend(sorted({name for name, _ in changes}))
+    for name, value in changes:
+        option = mutation.set_headers.add()
+        _put(option, name, value)
+        option.append_action = envoy_core_pb2.HeaderValueOption.APPEND_IF_EXISTS_OR_ADD
 
 
 def forward_response_body(data: bytes, released: bytes) -> ProcessingResponse:
@@ -215,9 +218,13 @@ def forward_response_body(data: bytes, released: bytes) -> ProcessingResponse:
     return answer
 
 
-def forward_trailers(direction: Direction) -> ProcessingResponse:
+def forward_trailers(direction: Direction, changes: Sequence[tuple[str, bytes]] = ()) -> ProcessingResponse:
+    """Let trailers go on, with `changes` as in `forward_response_head`."""
     answer = ProcessingResponse()
-    (answer.request_trailers if direction == "request" else answer.response_trailers).SetInParent()
+    trailers = answer.request_trailers if direction == "request" else answer.response_trailers
+    trailers.SetInParent()
+    if changes:
+        _replace(trailers.header_mutation, changes)
     return answer
 
 

@@ -171,7 +171,7 @@ class Stream:
         if self._collected is not None:
             answers = await self._decide(b"".join(self._collected), trailers.trailers)
         elif self._recorder is not None:
-            held = self._recorder.trailers(REQUEST, trailers.trailers)
+            held, _ = self._recorder.trailers(REQUEST, trailers.trailers)
             await self._recorder.commit()
             if held:
                 answers = codec.forward_request_body(held, False)
@@ -197,7 +197,10 @@ class Stream:
         await recorder.commit()
         self._spool.met(self)
         injected = passage.injected
-        answers = [codec.forward_request(remove=injected.remove, put=injected.put, path=injected.path)]
+        remove = injected.remove
+        if self._head.exchange.headers.first("upgrade") is not None:
+            remove = (*remove, "sec-websocket-extensions")  # secrets cannot be looked for in compressed frames
+        answers = [codec.forward_request(remove=remove, put=injected.put, path=injected.path)]
         if body is not None and not self._head.last and (body or trailers is None):
             answers += codec.forward_request_body(body, last=trailers is None)
         return answers
@@ -322,10 +325,11 @@ class Stream:
         if recorder is None:
             self.done = True
             return [codec.forward_trailers("response")]
-        self._released += recorder.trailers(RESPONSE, trailers.trailers)
+        held, changes = recorder.trailers(RESPONSE, trailers.trailers)
+        self._released += held
         self._complete("")
         await recorder.commit()
-        return [*self._acknowledge(everything=True), codec.forward_trailers("response")]
+        return [*self._acknowledge(everything=True), codec.forward_trailers("response", changes)]
 
     async def on_idle(self) -> Answers:
         """The upstream pauses and a chunk waits because a secret might go on in the next one. The client may be waiting

@@ -61,6 +61,7 @@ class Recorder:
         self._started = time.monotonic_ns()
         self._bodies: dict[journal_pb2.Direction, BodyMasker] = {}
         self._opened = False
+        self._websocket = (exchange.headers.first("upgrade") or b"").lower() == b"websocket"
         self._response_headers = Headers()
         self._response_interactive = False
         self.code_details = ""
@@ -123,15 +124,16 @@ class Recorder:
         interactive = is_interactive(self._exchange.headers, upgraded="upgrade" in dict(self._exchange.headers))
         return self._body(REQUEST, self._exchange.headers, data, last, interactive=interactive)
 
-    def trailers(self, direction: journal_pb2.Direction, trailers: Headers) -> bytes:
-        """Records trailers. They end a body, so what was held of it is returned, to be released before them."""
+    def trailers(self, direction: journal_pb2.Direction, trailers: Headers) -> tuple[bytes, list[tuple[str, bytes]]]:
+        """Records trailers. They end a body, so what was held of it is returned, to be released before them; and the
+        fields that must be changed so that no credential is echoed."""
         held = self._finish_body(direction)
         masked, masks = self._masker.headers("req_trailers" if direction == REQUEST else "resp_trailers", trailers)
         event = self._event().trailers
         event.direction = direction
         _add_headers(event.trailers, masked)
         event.masks.extend(masks)
-        return held
+        return held, self._redacted(trailers) if direction == RESPONSE else []
 
     # --- the response ------------------------------------------------------------------------------------------------
 
@@ -235,6 +237,7 @@ class Recorder:
             redact=direction == RESPONSE,
             interactive=interactive,
             undecodable=self._undecodable,
+            websocket=self._websocket,
         )
 
     def _redacted(self, headers: Headers) -> list[tuple[str, bytes]]:

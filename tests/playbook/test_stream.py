@@ -212,6 +212,25 @@ async def test_the_watermark_waits_for_an_awaited_body(playbook: Playbook) -> No
     assert playbook.spool.watermark_us > began
 
 
+async def test_a_credential_in_head_or_trailers_is_blanked_for_the_client(playbook: Playbook) -> None:
+    stream = playbook.stream()
+    await stream.on(playbook.head())
+    echoed = Headers([("x-key", API_KEY.encode()), ("x-key", b"other"), ("x-fine", b"1")])
+    (head,) = await stream.on(codec.ResponseHead(200, echoed, "via_upstream", "", False))
+    mutation = head.response_headers.response.header_mutation
+    blank = b"*" * len(API_KEY)
+    assert list(mutation.remove_headers) == ["x-key"]
+    assert [o.header.raw_value for o in mutation.set_headers] == [blank, b"other"]
+    (trailers,) = await stream.on(codec.Trailers("response", Headers([("x-debug", APP_KEY.encode())])))
+    assert [o.header.raw_value for o in trailers.response_trailers.header_mutation.set_headers] == [b"*" * len(APP_KEY)]
+
+
+async def test_compressed_frames_are_not_agreed_on(playbook: Playbook) -> None:
+    headers = [("upgrade", b"websocket"), ("sec-websocket-extensions", b"permessage-deflate")]
+    (answer,) = await playbook.stream().on(playbook.head(last=False, headers=headers))
+    assert "sec-websocket-extensions" in answer.request_headers.response.header_mutation.remove_headers
+
+
 async def test_an_abort_leaves_the_outcome_to_the_access_log(playbook: Playbook) -> None:
     stream = playbook.stream()
     await stream.on(playbook.head())
