@@ -99,10 +99,15 @@ class Ledger:
         run = self._run
         return 0 if run is None else await asyncio.to_thread(run.outbox.waiting)
 
+    @property
+    def migrated(self) -> bool:
+        """Whether the schema is there, once since the start."""
+        return self._run is not None and self._migrated
+
     def healthy(self) -> tuple[bool, str]:
         """(well, in words)."""
         run = self._run
-        if run is None or not self._migrated:
+        if run is None or not self.migrated:
             return False, self._trouble
         if run.entries.damaged:
             return False, f"journals are damaged in {self._path}: {', '.join(sorted(run.entries.damaged))}"

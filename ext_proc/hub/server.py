@@ -176,11 +176,13 @@ def _authority(service: AuthorityService) -> grpc.GenericRpcHandler:
 
 
 def _ledger(ledger: Any) -> Condition:
-    async def healthy() -> tuple[bool, str]:
-        ok, message = ledger.healthy()
-        return ok, message
+    """Ready once the schema is there. A ClickHouse that goes away later holds nobody up: what is recorded waits on
+    disk, and the spool's limits stop the traffic where that no longer works."""
 
-    return healthy
+    async def ready() -> tuple[bool, str]:
+        return ledger.migrated, ledger.healthy()[1]
+
+    return ready
 
 
 def _gate(run_dir: Path) -> Condition:
