@@ -308,7 +308,7 @@ def access_entry(entry: envoy_accesslog_data_pb2.HTTPAccessLogEntry) -> AccessEn
     return AccessEntry(
         exchange_id=exchange_id,
         route=common.route_name,
-        outcome=_outcome(common.response_flags),
+        outcome=_outcome(common.response_flags, entry.response.response_code.value),
         reason=_reason(entry.response.response_code_details, common.route_name),
         details=entry.response.response_code_details,
         status=entry.response.response_code.value,
@@ -328,7 +328,9 @@ def _reason(details: str, route: str) -> str:
     return next((reason for prefix, reason in _WITHOUT_VERDICT if details.startswith(prefix)), "")
 
 
-def _outcome(flags: envoy_accesslog_data_pb2.ResponseFlags) -> str:
+def _outcome(flags: envoy_accesslog_data_pb2.ResponseFlags, status: int) -> str:
+    if status == 101 and flags.upstream_connection_termination:
+        return "complete"  # an upgraded stream has no other end: the upstream closes it after the last frame
     for outcome, names in (("timed_out", _TIMED_OUT), ("client_gone", _GONE), ("upstream_reset", _RESET)):
         if any(getattr(flags, name) for name in names):
             return outcome

@@ -58,7 +58,6 @@ class Recorder:
         self._undecodable = undecodable
         self._id = exchange.exchange_id.bytes
         self._pending: list[journal_pb2.Event] = []
-        self._started = time.monotonic_ns()
         self._bodies: dict[journal_pb2.Direction, BodyMasker] = {}
         self._opened = False
         self._websocket = (exchange.headers.first("upgrade") or b"").lower() == b"websocket"
@@ -176,7 +175,8 @@ class Recorder:
         event = self._event().closed
         event.outcome = outcome
         event.reason = reason
-        event.duration_us = (time.monotonic_ns() - self._started) // 1000
+        # from the head's arrival, so that a body that was awaited counts
+        event.duration_us = max(time.time_ns() // 1000 - self._exchange.received_us, 0)
 
     def write(self) -> int:
         """Append what was gathered; the journal offset after it. RecordError when it cannot be written."""

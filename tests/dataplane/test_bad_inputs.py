@@ -23,8 +23,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import brotli
-import h2.config
-import h2.connection
 import jwt
 import pytest
 import zstandard
@@ -128,9 +126,9 @@ TOKENS = [
     Case("wrong audience", get(lambda a: a.token(aud="other")), 401, "identity.audience", "audience douane"),
     Case("audience with a suffix", get(lambda a: a.token(aud="douane ")), 401, "identity.audience"),
     Case("no audience", get(lambda a: a.token(aud=None)), 401, "identity.claims", "aud"),
-    Case("wrong issuer", get(lambda a: a.token(iss="https://evil.test")), 401, "identity.unknown_issuer", "evil.test"),
+    Case("wrong issuer", get(lambda a: a.token(iss="https://evil.test")), 401, "identity.unknown_issuer", "evil"),
     Case("issuer with a slash", get(lambda a: a.token(iss=a.issuer.url + "/")), 401, "identity.unknown_issuer"),
-    Case("issuer away", get(lambda a: a.token(iss="http://127.0.0.1:1")), 503, "identity.issuer_unavailable", "shortly"),
+    Case("issuer away", get(lambda a: a.token(iss="http://127.0.0.1:1")), 503, "identity.issuer_unavailable", "again"),
     Case("no subject", get(lambda a: a.token(sub="")), 401, "identity.claims", "sub"),
     Case("unknown kid", get(lambda a: a.token(headers={"kid": "other"})), 401, "identity.unknown_key", "'other'"),
     Case("kid as a path", get(lambda a: a.token(headers={"kid": "../../dev/null"})), 401, "identity.unknown_key"),
@@ -226,7 +224,8 @@ REQUESTS = [
     Case("reserved path", with_token("GET /.douane/other HTTP/1.1"), 404, "request.reserved_path", "not served here"),
     Case("reserved path in capitals", with_token("GET /.DOUANE/session HTTP/1.1"), 404, "request.reserved_path"),
     Case("ftp", with_token("GET ftp://evil.test/x HTTP/1.1"), 0, "", by=SILENT),
-    Case("two hosts", with_token("GET /echo/bad HTTP/1.1", "Host: evil.test"), 400, "request.host", "exactly one", ENVOY),
+    Case("two hosts", with_token("GET /echo/bad HTTP/1.1", "Host: evil.test"), 400, "request.host",
+         "exactly one", ENVOY),
     Case("no host", with_token("GET /echo/bad HTTP/1.1", host=""), 400, "request.invalid", "rule of HTTP",
          EARLY),
     Case("Host against SNI", with_token("GET /echo/bad HTTP/1.1", host="evil.test"), 421, "request.host_mismatch",
@@ -249,9 +248,9 @@ REQUESTS = [
     Case("two lengths", with_token("POST /echo/bad HTTP/1.1", "content-length: 3", "content-length: 4", body=b"abcd"),
          0, "", by=SILENT),
     Case("negative length", with_token("POST /echo/bad HTTP/1.1", "content-length: -1"), 0, "", by=SILENT),
-    Case("obscured TE", with_token("POST /echo/bad HTTP/1.1", "transfer-encoding: xchunked", body=chunks(b"a")), 0, "",
-         by=SILENT),
-    Case("bad chunk", with_token("POST /echo/bad HTTP/1.1", "transfer-encoding: chunked", body=b"zz\r\nabc\r\n0\r\n\r\n"),
+    Case("obscured TE", with_token("POST /echo/bad HTTP/1.1", "transfer-encoding: xchunked", body=chunks(b"a")), 0,
+         "", by=SILENT),
+    Case("bad chunk", with_token("POST /echo/bad HTTP/1.1", "transfer-encoding: chunked", body=b"zz\r\n0\r\n\r\n"),
          0, "", by=SILENT),
     Case("gzip bomb", post("/echo/bad", gzip.compress(ZEROS), "content-encoding: gzip"), 413, "body.bomb", BOMB),
     Case("zstd bomb", post("/echo/bad", zstandard.compress(ZEROS), "content-encoding: zstd"), 413, "body.bomb", BOMB),
@@ -272,7 +271,8 @@ REQUESTS = [
     Case("forbidden, in gzip", post("/policed", gzip.compress(b'{"TYPE": "iframe"}'), "content-encoding: gzip"), 403,
          "policy.denied", "no frames here"),
     Case("forbidden, by another path", post("/Policed/;x", b'{"type": "iframe"}'), 403, "policy.denied"),
-    Case("member twice", post("/policed", b'{"type": "iframe", "type": "note"}'), 403, "policy.uninspectable", "same name twice"),
+    Case("member twice", post("/policed", b'{"type": "iframe", "type": "note"}'), 403, "policy.uninspectable",
+         "same name twice"),
     Case("not JSON", post("/policed", b"type=iframe"), 403, "policy.uninspectable", "JSON"),
     Case("not UTF-8", post("/policed", b'{"a": "\xff"}'), 403, "policy.uninspectable"),
     Case("nested too deep", post("/policed", b"[" * 5000 + b"]" * 5000), 403, "policy.uninspectable"),
@@ -330,8 +330,8 @@ ANSWERS = [
            outcome="complete"),
     Answer("null byte in a field", of(HEAD + b"x: a\0b\r\ncontent-length: 0\r\n\r\n"), 502, "upstream.reset", RESET,
            "upstream_reset"),
-    Answer("two lengths", of(HEAD + b"content-length: 3\r\ncontent-length: 4\r\n\r\nabcd"), 502, "upstream.reset", RESET,
-           "upstream_reset"),
+    Answer("two lengths", of(HEAD + b"content-length: 3\r\ncontent-length: 4\r\n\r\nabcd"), 502, "upstream.reset",
+           RESET, "upstream_reset"),
     Answer("CL and TE", of(HEAD + b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"), 502,
            "upstream.reset", RESET, "upstream_reset"),
     Answer("not HTTP", of(b"SSH-2.0-OpenSSH_9.2\r\n"), 502, "upstream.reset", RESET, "upstream_reset"),
