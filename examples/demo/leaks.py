@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
 
 def spellings(secret: str) -> Iterator[bytes]:
-    """As it is; in hex; in URL and JSON escapes; in base64 and base64url, wherever in the encoded text it begins."""
+    """As it is; in hex; in URL and JSON escapes, as few as needed and all of it, in either case; in base64 and
+    base64url, wherever in the encoded text it begins."""
     raw = secret.encode()
     yield raw
     yield raw.hex().encode()
     yield raw.hex().upper().encode()
-    yield quote(secret, safe="").encode()
+    for escaped in (quote(secret, safe=""), "".join(f"%{b:02X}" for b in raw)):
+        yield escaped.encode()
+        yield re.sub("%..", lambda m: m[0].lower(), escaped).encode()
     yield json.dumps(secret)[1:-1].encode()
+    yield json.dumps(secret)[1:-1].replace("/", r"\/").encode()
+    yield "".join(rf"\u{ord(c):04x}" for c in secret).encode()
+    yield "".join(rf"\u{ord(c):04X}" for c in secret).encode()
     for shift in range(3):
         # The first and last characters of the group also carry neighbouring bytes, so they are cut off.
         encoded = base64.b64encode(b"\0" * shift + raw).rstrip(b"=")
@@ -37,10 +46,9 @@ def find(places: Iterable[tuple[str, bytes]], secrets: Mapping[str, str]) -> lis
 
 
 def files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Every regular file below `folder`. One that ends while it is read was a temporary one."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            try:
-                yield str(path.relative_to(folder)), path.read_bytes()
-            except FileNotFoundError:
-                continue
+    """Every regular file below `folder`. One that ends while we look was a temporary one."""
+    for at, _, names in os.walk(folder):
+        for path in (Path(at, name) for name in sorted(names)):
+            with suppress(FileNotFoundError):
+                if path.is_file():
+                    yield str(path.relative_to(folder)), path.read_bytes()

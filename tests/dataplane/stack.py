@@ -205,15 +205,23 @@ def launch(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[byt
 
 
 @contextlib.contextmanager
-def douane_up(folder: Path, issuer_url: str, upstream: str, *, wait: bool = True, **overrides: Any) -> Iterator[Stack]:
-    """Start `douane up` in `folder`, wait until it is ready, stop it at the end."""
+def douane_up(
+    folder: Path,
+    issuer_url: str,
+    upstream: str,
+    *,
+    wait: bool = True,
+    api_key: str = API_KEY,
+    **overrides: Any,
+) -> Iterator[Stack]:
+    """Start `douane up` in `folder`, wait until it is ready, stop it at the end. `api_key` is in its environment."""
     folder.mkdir(parents=True, exist_ok=True)
     ports = free_ports(4)
     config = configuration(issuer_url, upstream, ports, **overrides)
     (folder / "douane.yaml").write_text(json.dumps(config))
     (folder / "app-key").write_text(APP_KEY + "\n")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("DOUANE_")}
-    environment["DOUANE_TEST_API_KEY"] = API_KEY
+    environment["DOUANE_TEST_API_KEY"] = api_key
     process = launch(folder, environment)
     stack = Stack(folder, ports[0], ports[1], ports[3], process, config, environment)
     try:
