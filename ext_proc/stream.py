@@ -54,6 +54,7 @@ class Stream:
         self._recorder: Recorder | None = None
         self._request_done = False
         self._unacknowledged: deque[bytes] = deque()  # response chunks whose record is not complete yet
+        self._response_left = -1  # bytes of the response's body still to come; negative where only its end tells
         self._released = bytearray()  # response bytes that may go, not yet a whole chunk of Envoy's
         self.done = False
 
@@ -302,8 +303,11 @@ class Stream:
         changes = recorder.response_head(
             head.status, head.headers, head.code_details, head.upstream_address, last=head.last
         )
-        if head.last:
-            self._complete(head.code_details)
+        length = head.headers.first("content-length") or b""
+        if length.isdigit() and self._head is not None and self._head.exchange.protocol.startswith("HTTP/1"):
+            self._response_left = int(length)
+        if head.last or self._response_left == 0:
+            self._complete(head.code_details, last=head.last)
         await recorder.commit()
         recorder.response_started = True
         return [codec.forward_response_head(changes)]
@@ -313,12 +317,20 @@ class Stream:
         if recorder is None:
             self.done = body.last
             return [codec.forward_response_body(body.data, body.data)]
+        if recorder.closed:  # its last byte has passed, and this only says so
+            if body.data:
+                raise Cut("gate.response_too_long")
+            self._complete("", last=body.last)
+            return [codec.forward_response_body(b"", b"")]
+        self._response_left -= len(body.data)
+        # An HTTP/1 client that has every byte it was promised may leave before Envoy says that this was the end.
+        whole = body.last or self._response_left == 0
         self._unacknowledged.append(body.data)
-        self._released += recorder.response_body(body.data, body.last)
-        if body.last:
-            self._complete("")
+        self._released += recorder.response_body(body.data, whole)
+        if whole:
+            self._complete("", last=body.last)
         await recorder.commit()
-        return self._acknowledge(everything=body.last)
+        return self._acknowledge(everything=whole)
 
     async def _on_response_trailers(self, trailers: codec.Trailers) -> Answers:
         recorder = self._recorder
@@ -349,9 +361,10 @@ class Stream:
             del self._released[:size]
         return answers
 
-    def _complete(self, code_details: str) -> None:
+    def _complete(self, code_details: str, *, last: bool = True) -> None:
+        """The response is recorded to its end; `last`: Envoy has nothing more of it."""
         assert self._recorder is not None
-        self.done = self._request_done
+        self.done = last and self._request_done
         self._recorder.close(_outcome(self._recorder.code_details or code_details))
 
 

@@ -105,3 +105,22 @@ async def test_the_supervisor_takes_all_with_it_and_starts_again(
     await settle(stack, ledger, "supervisor")
     outcomes = check_ledger(ledger, "supervisor", drive, upstream)
     print("supervisor", dict(answers), dict(outcomes))
+
+
+async def test_a_stop_in_the_middle_cuts_nobody_and_leaves_nothing(
+    stack: Stack, ledger: Ledger, drive: Drive, upstream: Witness
+) -> None:
+    def stopped() -> None:
+        them = everybody(stack)
+        assert stack.stop(30) == 0, "something had to be killed"
+        assert not any(map(alive, them))
+        assert list((stack.folder / "var/spool").rglob("*.journal")) == [], "not everything was shipped"
+        stack.start_again()
+
+    await drive.run("stop", COUNT, midway=lambda: asyncio.to_thread(stopped))
+    answers = drive.check_answers()
+    assert answers["200"] >= COUNT - 2 * CONNECTIONS, answers
+    assert {path for path in upstream.seen if path.startswith("/stop/")} == drive.whole, "an open exchange was cut"
+    await asyncio.to_thread(stack.ready)
+    await settle(stack, ledger, "stop")
+    assert check_ledger(ledger, "stop", drive, upstream) == {"complete": answers["200"]}

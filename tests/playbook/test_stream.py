@@ -11,6 +11,7 @@ import pytest
 from ext_proc import codec
 from ext_proc.exchange import Headers
 from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingResponse
+from ext_proc.stream import Cut
 from tests.dataplane.stack import API_KEY, APP_KEY, PLACEHOLDER
 from tests.playbook.conftest import Playbook
 
@@ -229,6 +230,33 @@ async def test_compressed_frames_are_not_agreed_on(playbook: Playbook) -> None:
     headers = [("upgrade", b"websocket"), ("sec-websocket-extensions", b"permessage-deflate")]
     (answer,) = await playbook.stream().on(playbook.head(last=False, headers=headers))
     assert "sec-websocket-extensions" in answer.request_headers.response.header_mutation.remove_headers
+
+
+async def test_an_http1_client_that_has_all_it_was_promised_may_leave(playbook: Playbook) -> None:
+    """Envoy says that a body ends after its last byte has passed: the end is recorded with that byte."""
+    for protocol, closed in (("HTTP/1.1", True), ("HTTP/2", False)):
+        stream = playbook.stream()
+        head = playbook.head()
+        await stream.on(replace(head, exchange=replace(head.exchange, protocol=protocol)))
+        await stream.on(replace(OK, headers=Headers([("content-type", b"text/plain"), ("content-length", b"10")])))
+        await stream.on(codec.Body("response", b"12345", last=False))
+        assert playbook.kinds()[-1] == "response_head"
+        answers = await stream.on(codec.Body("response", b"67890", last=False))
+        assert (playbook.kinds()[-1] == "closed") is closed
+        assert not stream.done
+        assert len(answers) == (2 if closed else 0), "nothing of it waits for more"
+        stream.on_abort("gate.cancelled")
+        assert [e.closed.outcome for e in playbook.events() if e.HasField("closed")][-1] == (
+            "complete" if closed else ""
+        )
+
+    stream = playbook.stream()
+    head = playbook.head()
+    await stream.on(replace(head, exchange=replace(head.exchange, protocol="HTTP/1.1")))
+    await stream.on(replace(OK, headers=Headers([("content-length", b"2")])))
+    await stream.on(codec.Body("response", b"ab", last=False))
+    with pytest.raises(Cut):
+        await stream.on(codec.Body("response", b"c", last=True))
 
 
 async def test_an_abort_leaves_the_outcome_to_the_access_log(playbook: Playbook) -> None:
