@@ -193,8 +193,9 @@ class Engine:
             # Values of parameters are read as escaped text.
             escaped = text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\0", "\\0")
             escaped = escaped.replace("\r", "\\r")
+            # Bytes that are not UTF-8 can only stand between quotes, where an escape says the same; chDB takes text.
             return connection.query("SELECT formatQuerySingleLine({q:String})", "TSVRaw", {"q": escaped}).data.decode(
-                "utf-8", "surrogateescape"
+                "utf-8", "backslashreplace"
             )
 
     def _explain(self, sql: str, params: Mapping[str, str], user: User) -> str:

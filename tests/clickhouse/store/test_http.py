@@ -290,3 +290,10 @@ def _rss(store: StoreProcess) -> int:
     assert store.process is not None
     with open(f"/proc/{store.process.pid}/statm") as statm:  # noqa: PTH123
         return int(statm.read().split()[1]) * 4096
+
+
+def test_bytes_that_are_no_text_pass_through_a_query(store: StoreProcess) -> None:
+    secret = access.password(store.folder, "auditor")
+    login = urllib3.make_headers(basic_auth=f"auditor:{secret}")
+    answer = store.http.request("POST", store.url, body=rb"SELECT '\xff', hex('\xfe')", headers=login)
+    assert (answer.status, answer.data) == (200, b"\xff\tFE\n")
