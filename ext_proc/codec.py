@@ -259,7 +259,10 @@ def reply(status: int, body: bytes, *, details: str) -> ProcessingResponse:
 @dataclass(frozen=True, slots=True)
 class AccessEntry:
     """How Envoy says a stream ended. `outcome` as in the ledger; empty where Envoy saw nothing wrong. `reason` is the
-    code the client was told, where Envoy itself refused before or in the place of a worker."""
+    code the client was told, where Envoy itself refused before or in the place of a worker.
+
+    `path` and `query` are empty for what a worker let pass: they are in its own record, without the secrets that only
+    it knew from the request."""
 
     exchange_id: UUID
     route: str
@@ -304,7 +307,8 @@ def access_entry(entry: envoy_accesslog_data_pb2.HTTPAccessLogEntry) -> AccessEn
         exchange_id = UUID(entry.request.request_id or common.stream_id)
     except ValueError:
         return None
-    path, _, query = entry.request.path.partition("?")
+    recorded = common.metadata.filter_metadata["gate"].fields["verdict"].string_value == "allow"
+    path, _, query = ("" if recorded else entry.request.path).partition("?")
     return AccessEntry(
         exchange_id=exchange_id,
         route=common.route_name,

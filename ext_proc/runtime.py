@@ -74,6 +74,15 @@ class Snapshot:
                 self.maskers.popitem(last=False)
         return masker
 
+    def credentials_masker(self) -> ExchangeMasker:
+        """For a request that no worker saw: neither its headers are known nor, always, its connection."""
+        known = [
+            Known(f"credential:{label}", value, redact=True)
+            for connection in self.connections.values()
+            for label, value in connection.credentials.known()
+        ]
+        return self.masker.exchange(known)
+
     def _new_masker(
         self,
         connection: CompiledConnection,

@@ -122,7 +122,7 @@ class Servicer:
         return StreamAccessLogsResponse()
 
     def _access_event(self, access: codec.AccessEntry) -> journal_pb2.Event:
-        masker = self._runtime.current.masker.exchange([])
+        masker = self._runtime.current.credentials_masker()
         event = journal_pb2.Event(exchange_id=access.exchange_id.bytes, at_us=now_us())
         into = event.access
         into.outcome = access.outcome

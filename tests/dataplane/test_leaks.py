@@ -237,12 +237,14 @@ def traffic(scene: Scene, expired: str) -> tuple[list[str], dict[str, bytes]]:
     case("expired", body=body, headers=scene.fields(expired))
     case("forged", body=body, headers=scene.fields(scene.token[:-8] + "AAAAAAAA"))
     case("two-tokens", headers=fields | {"authorization": f"Bearer {expired}"})
-    case("refused", "narrow", body=body)
-    case("dead", "dead", body=body)
+    everything = "?" + "&".join(f"q={quote(form, safe='')}" for forms in coded.values() for form in forms)
+    case("refused", "narrow", query=everything, body=body)
+    case("dead", "dead", query=everything, body=body)
     for what in ("pieces", "trailers", "cut", "gzip", "error"):
-        case(f"answer-{what}", "raw", "")
-    # Refused by Envoy itself, which then writes an access log of path and query.
-    case("slash", query=f"%2F?api={quote(scene.api_key, safe='')}&token={scene.token}")
+        case(f"answer-{what}", "raw", "", query=everything)
+    # Refused by Envoy itself: only its access log tells of it, and nobody knows the placeholder.
+    keys = [form for name in ("api", "app") for form in coded[name]]
+    case("slash", query=f"%2F?token={scene.token}&" + "&".join(f"q={quote(form, safe='')}" for form in keys))
 
     head = "\r\n".join(["POST /case-trailers HTTP/1.1", "host: x", *(f"{n}: {v}" for n, v in fields.items())])
     tail = "\r\n".join(f"x-trailer-{n}: {s}" for n, s in whole.items())
