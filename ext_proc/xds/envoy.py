@@ -20,7 +20,7 @@ from ext_proc.config.models import Config
 from ext_proc.errors import ConfigError
 from ext_proc.xds.ca import CertificateAuthority
 from ext_proc.xds.files import LOG, Files
-from ext_proc.xds.naming import LONGEST_SILENCE
+from ext_proc.xds.naming import DRAIN
 from ext_proc.xds.resources import build
 
 MINIMUM = (1, 38)
@@ -71,7 +71,7 @@ class Envoy:
             *("-c", str(bootstrap_file())),
             "--disable-hot-restart",
             *("--concurrency", str(concurrency)),
-            *("--drain-time-s", str(int(LONGEST_SILENCE.total_seconds()) + 60)),
+            *("--drain-time-s", str(int(DRAIN.total_seconds()))),
             *("--drain-strategy", "immediate"),
             *("--log-level", "warning"),
             *("--log-path", LOG),

@@ -19,6 +19,7 @@ from ext_proc.errors import ConfigError
 from ext_proc.xds.ca import CertificateAuthority
 from ext_proc.xds.naming import (
     CLUSTERS_FILE,
+    DRAIN,
     LISTENERS_FILE,
     LONGEST_SILENCE,
     certificate_file,
@@ -62,6 +63,7 @@ class Files:
         self.good = _NOTHING
         self._authority = authority
         self._clock = clock
+        self._left: dict[Path, float] = {}  # route tables of listeners that are gone, and since when
 
     def render(self, resources: Resources) -> ResourceSet:
         """The files for these resources, in the order in which they must be written."""
@@ -112,6 +114,7 @@ class Files:
         self.prepare(resources.tls_hosts)
         rendered = self.render(resources)
         self.write(rendered)
+        self._left.clear()
         self._remove("envoy/rds", rendered.texts)
         self._remove("envoy/tls", [f(host) for host in resources.tls_hosts for f in (key_file, certificate_file)])
 
@@ -127,9 +130,17 @@ class Files:
             raise _unwritable(self.run_dir, error) from error
 
     def keep(self, files: ResourceSet) -> None:
-        """This set is good. Removes route tables that it does not have."""
+        """This set is good. Route tables that it does not have are removed, but only when their listeners have drained:
+        until then Envoy watches them, and would count each as refused at every later change."""
         self.good = files
-        self._remove("envoy/rds", files.texts)
+        now = self._clock()
+        current = {self.run_dir / path for path in files.texts}
+        for path in (self.run_dir / "envoy/rds").iterdir():
+            if path in current:
+                self._left.pop(path, None)
+            elif now - self._left.setdefault(path, now) > 2 * DRAIN.total_seconds():
+                del self._left[path]
+                path.unlink(missing_ok=True)
 
     def _remove(self, folder: str, keep: Iterable[str]) -> None:
         kept = {self.run_dir / path for path in keep}

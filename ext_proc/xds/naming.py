@@ -21,6 +21,9 @@ LONGEST_SILENCE: Final = timedelta(hours=1)
 """How long a stream may stand still: a hold, an idle WebSocket, a server-sent event that does not come. What is
 silent longer is taken for wedged and ended, so that a stuck worker cannot hang its clients for ever."""
 
+DRAIN: Final = LONGEST_SILENCE + timedelta(minutes=1)
+"""How long a listener that was taken away still serves what is open."""
+
 
 def route_name(connection_name: str, connection: Connection) -> str:
     """`CONNECTION@DIGEST`: Envoy's route and cluster name, told to the worker as attribute `xds.route_name`.

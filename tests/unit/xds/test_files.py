@@ -10,7 +10,7 @@ import pytest
 from ext_proc.config import parse
 from ext_proc.errors import ConfigError
 from ext_proc.xds import CertificateAuthority, Files, Resources, build, route_name
-from ext_proc.xds.naming import CLUSTERS_FILE, LISTENERS_FILE, LONGEST_SILENCE
+from ext_proc.xds.naming import CLUSTERS_FILE, DRAIN, LISTENERS_FILE, LONGEST_SILENCE
 
 
 class Clock:
@@ -95,6 +95,24 @@ def test_an_old_cluster_that_is_named_again_is_the_new_one(tmp_path: Path) -> No
     for port in (80, 81, 80):
         files.keep(files.render(resources(port)))
     assert set(files.good.retired) == {cluster(81)}
+
+
+def test_a_route_table_stays_as_long_as_its_listener_drains(tmp_path: Path) -> None:
+    """Envoy watches it until then, and a missing file would be a refusal at every later change."""
+    clock = Clock()
+    files = Files(tmp_path, CertificateAuthority(), clock=clock)
+    files.install(resources(80))
+    files.keep(files.render(resources(80)))
+    gone = tmp_path / "envoy/rds/base.gone.json"
+    gone.touch()
+    files.keep(files.good)
+    clock.now += DRAIN.total_seconds() + 60
+    files.keep(files.good)
+    assert gone.is_file()
+    clock.now += DRAIN.total_seconds()
+    files.keep(files.good)
+    assert not gone.exists()
+    assert (tmp_path / "envoy/rds/base.a.json").is_file()
 
 
 def test_an_unwritable_run_folder_is_named(tmp_path: Path) -> None:
