@@ -92,7 +92,6 @@ class Scene:
     def raw(self, connection: str, request: bytes) -> bytes:
         with socket.create_connection(self.address(connection), timeout=20) as client:
             client.sendall(request)
-            client.shutdown(socket.SHUT_WR)
             return b"".join(iter(lambda: client.recv(1 << 16), b""))
 
 
@@ -246,13 +245,17 @@ def traffic(scene: Scene, expired: str) -> tuple[list[str], dict[str, bytes]]:
     keys = [form for name in ("api", "app") for form in coded[name]]
     case("slash", query=f"%2F?token={scene.token}&" + "&".join(f"q={quote(form, safe='')}" for form in keys))
 
-    head = "\r\n".join(["POST /case-trailers HTTP/1.1", "host: x", *(f"{n}: {v}" for n, v in fields.items())])
+    head = "\r\n".join(
+        ["POST /case-trailers HTTP/1.1", "host: x", "connection: close", *(f"{n}: {v}" for n, v in fields.items())]
+    )
+    get = head.replace("POST /case-trailers", "GET /case-answer-trailers")
+    received["answer-trailers-raw"] = scene.raw("raw", f"{get}\r\n\r\n".encode())
     tail = "\r\n".join(f"x-trailer-{n}: {s}" for n, s in whole.items())
     received["trailers"] = scene.raw(
         "raw", f"{head}\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n{tail}\r\n\r\n".encode()
     )
     received["websocket"] = asyncio.run(websocket(scene, whole))
-    return list(received), received
+    return [name for name in received if not name.endswith("-raw")], received
 
 
 CODINGS: dict[str, Callable[[bytes], bytes]] = {
@@ -274,6 +277,13 @@ async def websocket(scene: Scene, whole: Mapping[str, str]) -> bytes:
             await client.send_str(secret)
             received.append((await client.receive_str(timeout=10)).encode())
     return b"\n".join(received)
+
+
+ENDS = {
+    *(("", "complete"), ("", "upstream_reset"), ("grant.none", "denied"), ("body.undecodable", "denied")),
+    *((f"identity.{why}", "denied") for why in ("missing", "expired", "bad_signature", "conflict")),
+    *(("request.path", "denied"), ("response.credential_echo", "denied")),
+}
 
 
 def until(what: str, seconds: float, holds: Callable[[], bool]) -> None:
@@ -315,12 +325,16 @@ def test_nothing_is_found(scene: Scene, issuer: LoopbackIssuer, auditor: Client)
         return {name for name in cases if not any(f"case-{name}" in each for (each,) in asked)}
 
     until("not everything becomes a row", 40, lambda: not missing())
+    ends = auditor.query("SELECT reason, outcome, count() FROM exchanges GROUP BY ALL").result_rows
+    assert {(reason, outcome) for reason, outcome, _ in ends} >= ENDS
+    assert auditor.query("SELECT path FROM exchanges WHERE empty(masked)").result_rows == []
     assert leaks.rows(auditor, wanted) == []
     assert search() == []
 
     # The client may see its own token and placeholder again, and what it sent; never a key that it did not know.
     told = {name: data for name, data in received.items() if name == "plain" or name.startswith("answer")}
-    assert all(told.values())
+    assert all(data or name == "answer-cut" for name, data in told.items())
+    assert b"x-key-1" in told["answer-trailers-raw"]
     real = {name: secret for name, secret in wanted.items() if name.startswith("real")}
     assert find(told.items(), real) == []
 
