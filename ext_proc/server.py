@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 
 from ext_proc import codec
-from ext_proc.errors import DouaneError
+from ext_proc.errors import DouaneError, RecordError
 from ext_proc.pb import journal_pb2
 from ext_proc.pb.control_pb2 import ApplyReply, ApplyRequest
 from ext_proc.pb.envoy_accesslog_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
@@ -118,7 +118,11 @@ class Servicer:
             for entry in message.http_logs.log_entry:
                 access = codec.access_entry(entry)
                 if access is not None:
-                    self._spool.append(self._access_event(access))
+                    event = self._access_event(access)
+                    try:
+                        self._spool.append(event)
+                    except RecordError:
+                        self._spool.owe(event)
         return StreamAccessLogsResponse()
 
     def _access_event(self, access: codec.AccessEntry) -> journal_pb2.Event:

@@ -30,6 +30,7 @@ HUB_PATIENCE_S = 10.0
 """With `durability: hub`, how long a record may wait for the hub before its request is refused."""
 
 _PROBE_EVERY_S = 1.0
+_MOST_OWED = 10_000
 _SMALLEST_SEGMENT = 64 << 10
 
 
@@ -75,6 +76,7 @@ class Spool:
         self._next_probe = 0.0
         self._locks: list[SlotLock] = []
         self._expected: dict[object, int] = {}
+        self._owed: list[journal_pb2.Event] = []
         self.leftovers: list[Leftover] = []
 
     @classmethod
@@ -168,7 +170,24 @@ class Spool:
         self._space.add(end - start)
         self._lag.appended(start, time.monotonic())
         self.appended.set()
+        if self._owed:
+            self._pay()
         return end
+
+    def owe(self, event: journal_pb2.Event) -> None:
+        """Append this behind what is next written: how an exchange ended that could not be written. Without its
+        end, its record would stay open for as long as this worker lives."""
+        if len(self._owed) < _MOST_OWED:
+            self._owed.append(event)
+
+    def _pay(self) -> None:
+        owed, self._owed = self._owed, []
+        for event in owed:
+            event.at_us = time.time_ns() // 1000  # a watermark beyond its own time may have been claimed since
+        try:
+            self.append(*owed)
+        except RecordError:
+            self._owed = owed
 
     async def durable(self, offset: int) -> None:
         """Return once everything before `offset` is as durable as configured; RecordError `recording.unavailable`."""

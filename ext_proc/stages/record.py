@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from ext_proc.decision import Deny
-from ext_proc.errors import DouaneError
+from ext_proc.errors import DouaneError, RecordError
 from ext_proc.exchange import Caller, Exchange, Headers
 from ext_proc.pb import journal_pb2
 
@@ -182,7 +182,17 @@ class Recorder:
         """Append what was gathered; the journal offset after it. RecordError when it cannot be written."""
         events, self._pending = self._pending, []
         self.started = True
-        return self._spool.append(*events)
+        try:
+            return self._spool.append(*events)
+        except RecordError:
+            if self.closed:  # not as it would have ended: what came with it is lost, and so it was cut
+                ended = journal_pb2.Closed(reason="recording.unavailable")
+                self._spool.owe(
+                    journal_pb2.Event(
+                        exchange_id=self._id, attempt=self._attempt, at_us=time.time_ns() // 1000, closed=ended
+                    )
+                )
+            raise
 
     async def commit(self) -> None:
         """Append what was gathered and wait until it is as durable as configured."""

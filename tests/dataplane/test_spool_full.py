@@ -34,7 +34,7 @@ class Open:
 
     async def begin(self, upstream: Witness) -> None:
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._stack.port)
-        self._question = question_of(self._path)
+        self._question = question_of(self._path) + b" " * 100_000  # more than the last page of a file may still take
         head = f"POST {self._path} HTTP/1.1\r\nhost: x\r\ndd-api-key: {self._token}\r\nconnection: close\r\n"
         self._writer.write(f"{head}content-length: {len(self._question)}\r\n\r\n".encode() + self._question[:100])
         async with asyncio.timeout(10):
@@ -146,6 +146,7 @@ async def test_a_full_disk_refuses_new_requests_and_cuts_none(
         assert (await one.finish()).endswith(answer_to("/disk/one")), "what is kept free is for what is open"
         fill(ballast, tiny_disk, leave=0)
         cut = await other.finish()
+        assert not cut.endswith(answer_to("/disk/other"))
         assert b"200" not in cut.partition(b"\r\n")[0], "it cannot be recorded any more"
         assert "recording.unavailable" in await refused(drive, "none")
         ballast.unlink()

@@ -180,6 +180,27 @@ def test_a_failed_write_leaves_no_bytes_and_closes_the_spool_until_a_probe_succe
     spool.close()
 
 
+def test_what_is_owed_follows_the_next_record_under_the_time_of_its_writing(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    promised = spool.watermark_us
+    spool.owe(event(2))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(RecordError):
+            spool.append(event(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    end = spool.append(event(1))
+    assert end < spool.end
+    assert attempts(spool.read(0, 1 << 20)) == [1, 2]
+    (_, payload) = list(frames.scan(spool.read(0, 1 << 20)))[1]
+    assert journal_pb2.Event.FromString(payload).at_us >= promised
+    spool.append(event(3))
+    assert attempts(spool.read(0, 1 << 20)) == [1, 2, 3]
+    spool.close()
+
+
 def test_an_event_too_large_for_a_frame_is_refused(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     with pytest.raises(RecordError) as caught:
