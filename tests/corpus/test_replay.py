@@ -24,7 +24,9 @@ from typing import Any
 import pytest
 from clickhouse_connect.driver.client import Client
 
+from examples.demo.leaks import find
 from tests.corpus import ledger
+from tests.dataplane import leaks
 from tests.dataplane.stack import API_KEY, APP_KEY, PLACEHOLDER, Stack, douane_up, free_ports
 from tests.issuer import LoopbackIssuer
 
@@ -241,6 +243,14 @@ def test_what_the_official_client_asks_without_a_key_needs_the_identity_of_the_p
         assert (refused.value.code, json.load(refused.value)["reason"]) == (401, "identity.missing")
     border.passed[""] = ledger.wait_for(border.auditor, "", len(WITHOUT_KEY))
     assert border.passed[""] == len(WITHOUT_KEY)
+
+
+def test_no_key_token_or_placeholder_was_left(border: Border) -> None:
+    secrets = {"API key": API_KEY, "application key": APP_KEY, "placeholder": PLACEHOLDER}
+    secrets |= leaks.fragments(border.tokens["terraform, all at once"])
+    assert leaks.rows(border.auditor, secrets) == []
+    given = [border.stack.folder / "app-key", border.stack.folder / "pod-token"]
+    assert find(leaks.contents(border.stack.folder, given), secrets) == []
 
 
 TAMPERED: dict[str, Callable[[dict[str, Any]], None]] = {
