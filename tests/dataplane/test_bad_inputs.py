@@ -17,9 +17,12 @@ import hmac
 import json
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import brotli
@@ -543,3 +546,62 @@ def test_secrets_of_refused_requests_are_masked(outcomes: dict[str, Outcome]) ->
         for header, value in row["req_headers"]:
             assert header not in ("dd-api-key", "authorization") or "[MASKED:" in value, name
             assert "eyJ" not in value, name
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+CONFIG = """\
+version: 1
+issuers:
+  ci: {issuer: "https://ci.test", audience: douane}
+connections:
+  api:
+    listen: 127.0.0.1:15001
+    upstream: http://127.0.0.1:9000
+    credentials: [{header: api-key, from: {env: DOUANE_TEST_API_KEY}}]
+    scopes: {all: ["* /**"]}
+grants:
+  - {name: main, issuer: ci, if: "claims.sub == 'a'", allow: {api: [all]}}
+"""
+CONFIGS = [
+    # what, from, to, reason, line, a part of what is said
+    ("unknown key", "listen:", "lisen:", "config.unknown_key", 6, "listen"),
+    ("not YAML", "audience: douane}", "audience: [douane}", "config.syntax", 3, "quotes"),
+    ("grant of no issuer", "issuer: ci,", "issuer: cy,", "config.unknown_issuer", 11, "ci"),
+    ("grant without an issuer", "issuer: ci, ", "", "config.missing_key", 11, "issuer"),
+    ("grant of no scope", "allow: {api: [all]}", "allow: {api: [al]}", "config.unknown_scope", 11, "all"),
+    ("CEL that cannot be read", "claims.sub == 'a'", "claims.sub ==", "config.condition", 11, "main"),
+    ("CEL over what is not there", "claims.sub == 'a'", "claim.sub == 'a'", "config.condition", 11, "claims"),
+    ("missing file", "env: DOUANE_TEST_API_KEY", "file: ./nowhere", "config.missing_file", 8, "nowhere"),
+    ("upstream in the clear", "http://127.0.0.1:9000", "http://api.test", "config.plain_http", 7, "https://"),
+    ("listener for all", "listen: 127.0.0.1:15001", "listen: 0.0.0.0:15001", "config.not_loopback", 6, "127.0.0.1"),
+    ("whole bodies masked", "grants:", 'masking: {json: ["$..*"]}\ngrants:', "config.whole_body", 10, "recording"),
+    ("no record kept", "grants:", "recording: {retention: 1h}\ngrants:", "config.value", 10, "1d"),
+    ("symmetric algorithm", "audience: douane", "audience: douane, algorithms: [HS256]", "config.value", 3, "RS256"),
+]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason", "line", "part"), [c[1:] for c in CONFIGS], ids=[c[0] for c in CONFIGS]
+)
+def test_check_names_the_fault_and_its_line(
+    tmp_path: Path, old: str, new: str, reason: str, line: int, part: str
+) -> None:
+    assert CONFIG.count(old) == 1
+    file = tmp_path / "douane.yaml"
+    file.write_text(CONFIG.replace(old, new))
+    command = [sys.executable, "-m", "ext_proc.cli", "check", "-c", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stdout
+    assert f"douane.yaml:{line}:" in done.stderr
+    assert reason in done.stderr
+    assert part in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_same_configuration_without_the_fault_is_good(tmp_path: Path) -> None:
+    file = tmp_path / "douane.yaml"
+    file.write_text(CONFIG)
+    command = [sys.executable, "-m", "ext_proc.cli", "check", "-c", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

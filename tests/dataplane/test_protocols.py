@@ -416,7 +416,7 @@ async def test_http2_with_prior_knowledge(gate: Gate) -> None:
         while ended != {1, 3}:
             for event in connection.receive_data(await reader.read(1 << 16)):
                 if isinstance(event, h2.events.ResponseReceived):
-                    status[event.stream_id] = str(dict(event.headers or [])[":status"])
+                    status[event.stream_id] = {str(n): str(v) for n, v in event.headers or []}[":status"]
                 elif isinstance(event, h2.events.DataReceived):
                     bodies[event.stream_id] += event.data or b""
                 elif isinstance(event, h2.events.StreamEnded):

@@ -173,7 +173,7 @@ def test_http2_by_alpn(gate: Gate) -> None:
         while ended < 2:
             for event in connection.receive_data(secured.recv(1 << 16)):
                 if isinstance(event, h2.events.ResponseReceived):
-                    status[event.stream_id] = str(dict(event.headers or [])[":status"])
+                    status[event.stream_id] = {str(n): str(v) for n, v in event.headers or []}[":status"]
                 ended += isinstance(event, h2.events.StreamEnded)
     assert status == {1: "200", 3: "421"}
     [row] = gate.ledger.rows("query = 'h2' AND decision = 'allow'", expect=1)
