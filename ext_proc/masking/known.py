@@ -1,8 +1,9 @@
 """Values that must never be stored: the caller's token, the credentials, the placeholders, in every encoded form.
 
 Each value yields a few literal heads (raw, percent-encoded, JSON-escaped, hex, base64 at its three alignments); one
-hyperscan literal database finds the heads of all values at several GB/s, and a walk compares what follows, unit by
-unit, so that mixed escapes (`a%2Fb\\u0063`) are followed too.
+hyperscan literal database finds the heads of all values at several GB/s, and a walk compares what follows: at once
+where it is as it is, unit by unit where it is escaped, so that mixed escapes (`a%2Fb\\u0063`) are followed too. The
+steps in one text are limited, because who sends both value and text can make every position look like a beginning.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,6 +24,8 @@ SHORTEST = 6
 _HEAD = 12
 _URL_TO_STD = bytes.maketrans(b"-_", b"+/")
 _SIMPLE = {0x22: 0x22, 0x5C: 0x5C, 0x2F: 0x2F, 0x6E: 10, 0x72: 13, 0x74: 9, 0x62: 8, 0x66: 12}
+_ESCAPES = re.compile(rb"[%\\&]")
+_STEP = 1024
 _ENTITIES = {b"amp": 0x26, b"lt": 0x3C, b"gt": 0x3E, b"quot": 0x22, b"apos": 0x27}
 
 
@@ -80,31 +84,43 @@ class KnownSet:
 
     def find(self, buffer: bytes, last: bool) -> tuple[list[Found], int]:
         """All occurrences, and the offset from which an occurrence may still be incomplete (the end if none)."""
-        undecided = len(buffer)
-        if self._database is None:
-            return [], undecided
-        hits: list[tuple[int, int]] = []
-        self._database.scan(buffer, match_event_handler=lambda i, _s, end, _f, _c: hits.append((i, end)))
-        found: list[Found] = []
-        for number, head_end in hits:
-            form = self._forms[number]
-            start = head_end - len(self._heads[number])
-            end = _walk(buffer, start, form)
-            if end is None:
-                undecided = min(undecided, start)
-            elif end:
-                found.append(Found(start, end, form.known))
+        found, begun = self._search(buffer)
         if last:
             return found, len(buffer)
+        undecided = min((start for start, _ in begun), default=len(buffer))
         return found, min(undecided, len(buffer) - self._partial(buffer, self._prefixes))
 
     def held_for_redaction(self, buffer: bytes) -> int:
         """From where on a credential may be about to appear; at least six of its head's bytes are there."""
-        undecided = self.find(buffer, last=False)[1] if self.redacts else len(buffer)
-        short = len(buffer) - undecided
-        if short >= self._longest or short == 0:
-            return undecided
-        return len(buffer) - self._partial(buffer, self._redact_prefixes)
+        if not self.redacts:
+            return len(buffer)
+        undecided = min((start for start, known in self._search(buffer)[1] if known.redact), default=len(buffer))
+        return min(undecided, len(buffer) - self._partial(buffer, self._redact_prefixes))
+
+    def _search(self, buffer: bytes) -> tuple[list[Found], list[tuple[int, Known]]]:
+        """All occurrences, those that overlap as one; and where the buffer ends within what may be one."""
+        found: list[Found] = []
+        begun: list[tuple[int, Known]] = []
+        if self._database is None:
+            return found, begun
+        hits: list[tuple[int, int]] = []
+        self._database.scan(buffer, match_event_handler=lambda i, _s, end, _f, _c: hits.append((i, end)))
+        walk = _Walk(buffer)
+        for number, head_end in hits:
+            form = self._forms[number]
+            start = head_end - len(self._heads[number])
+            end = walk.end(start, form)
+            if walk.exhausted:
+                secret = next((known for known in self.values if known.redact), form.known)
+                found.append(Found(start, len(buffer), secret))
+                break
+            if end is None:
+                begun.append((start, form.known))
+            elif end:
+                if found and found[-1].known is form.known and found[-1].start <= start < found[-1].end:
+                    start, end = found[-1].start, max(end, found.pop().end)
+                found.append(Found(start, end, form.known))
+        return found, begun
 
     def exact(self, value: bytes) -> Known | None:
         """The known value that a whole field's value is, also a short one."""
@@ -176,29 +192,69 @@ def _lower_percent(text: bytes) -> bytes:
     return bytes(out)
 
 
-def _walk(buffer: bytes, start: int, form: _Form) -> int | None:
-    """The end of `form` in buffer from start; 0 when it is not there, None when the buffer ends first."""
-    text = form.text
-    piece = buffer[start : start + len(text)]
-    if form.kind == "hex":
-        piece = piece.lower()
-    elif form.kind == "base64":
-        piece = piece.translate(_URL_TO_STD)
-    if piece == text:
-        return start + len(text)
-    if text.startswith(piece):
-        return None
-    if form.kind == "hex":
-        return 0
-    at = start
-    for wanted in text:
-        unit = _unit(buffer, at, wanted, form.kind == "base64")
-        if unit is None:
-            return None
-        if unit == 0:
-            return 0
-        at += unit
-    return at
+class _Walk:
+    """Follows forms through one buffer, in a number of steps that is linear in its size. Once they are used up
+    (`exhausted`), all that follows counts as secret: no text that clients and upstreams send needs as many."""
+
+    __slots__ = ("_buffer", "_left")
+
+    def __init__(self, buffer: bytes) -> None:
+        self._buffer = buffer
+        self._left = len(buffer) // 8 + 4 * _STEP
+
+    @property
+    def exhausted(self) -> bool:
+        return self._left < 0
+
+    def end(self, start: int, form: _Form) -> int | None:
+        """The end of `form` in the buffer from start; 0 when it is not there, None when the buffer ends first."""
+        buffer, text = self._buffer, form.text
+        self._left -= 1 + len(text) // _STEP
+        if form.kind == "plain" and buffer.startswith(text, start):
+            return start + len(text)
+        if form.kind != "plain" or start + len(text) > len(buffer):
+            piece = buffer[start : start + len(text)]
+            if form.kind == "hex":
+                piece = piece.lower()
+            elif form.kind == "base64":
+                piece = piece.translate(_URL_TO_STD)
+            if piece == text:
+                return start + len(text)
+            if text.startswith(piece):
+                return None
+        return 0 if form.kind == "hex" else self._escaped(start, form)
+
+    def _escaped(self, start: int, form: _Form) -> int | None:
+        buffer, text = self._buffer, form.text
+        at, done = start, 0
+        while done < len(text) and not self.exhausted:
+            self._left -= 1
+            same = _same(buffer, at, text, done)
+            if same:
+                at, done = at + same, done + same
+                continue
+            unit = _unit(buffer, at, text[done], form.kind == "base64")
+            if not unit:
+                return unit
+            at, done = at + unit, done + 1
+        return at
+
+
+def _same(buffer: bytes, at: int, text: bytes, done: int) -> int:
+    """How many bytes, at most a step, are the same from there on, up to what begins an escape."""
+    piece = text[done : done + _STEP]
+    stop = _ESCAPES.search(piece)
+    most = min(stop.start() if stop else len(piece), len(buffer) - at)
+    if buffer.startswith(piece[:most], at):
+        return most
+    low, high = 0, most  # low bytes are the same, high are not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if buffer.startswith(piece[low:middle], at + low):
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def _unit(buffer: bytes, at: int, wanted: int, base64_text: bool) -> int | None:

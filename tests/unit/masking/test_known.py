@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import random
+import time
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from ext_proc.config.models import Masking
 from ext_proc.exchange import Headers
 from ext_proc.masking import CredentialEchoError, Known, Masker
+from ext_proc.masking.known import KnownSet
 from ext_proc.pb import journal_pb2
 
 KEY = b"0123456789abcdef0123456789abcdef"
@@ -167,3 +169,35 @@ def test_random_values_in_random_forms_never_survive() -> None:
         exchange = masker.exchange([Known("token", value)])
         text = b"<" + encoded + b">"
         assert encoded not in exchange.body(journal_pb2.REQUEST, b"", b"").feed(text, last=True).record, (value, form)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (b"a" * 12_000 + b"b", b"a" * 60_000),
+        (b"a" * 12_000 + b"b", (b"a" * 12 + b"%61") * 4_000),
+        (b"ey" * 6_000 + b".a.b", b"ey" * 30_000),
+        (b"a" * 12_000 + b"b", b"61" * 30_000),
+        (b"a" * 12_000 + b"b", b"YWFh" * 15_000),
+    ],
+)
+def test_no_text_costs_the_square_of_its_size(value: bytes, text: bytes) -> None:
+    """Both are an unknown caller's: an identity header, and another header. It took 28 s, while all others waited."""
+    known = KnownSet([Known("placeholder", value), CREDENTIAL])
+    started = time.process_time()
+    found, _ = known.find(text + CREDENTIAL.value, last=True)
+    assert time.process_time() - started < 2
+    assert found[-1].end == len(text) + len(CREDENTIAL.value)
+    assert found[-1].known.redact  # where the search gives up, nothing that follows is shown
+
+
+def test_a_credential_that_has_begun_waits_wherever_it_is_cut() -> None:
+    """Beyond its head too: a server-sent event a byte at a time showed all of it but the last."""
+    known = KnownSet([CREDENTIAL])
+    for length in range(6, len(CREDENTIAL.value)):
+        assert known.held_for_redaction(b"data: " + CREDENTIAL.value[:length]) == 6
+    exchange = Masker(Masking(), KEY, 1 << 26).exchange([CREDENTIAL])
+    body = exchange.body(journal_pb2.RESPONSE, b"", b"", redact=True, interactive=True)
+    text = b"data: " + CREDENTIAL.value + b"\n\n"
+    client = b"".join(body.feed(bytes([byte]), last=False).release for byte in text) + body.feed(b"", last=True).release
+    assert client == b"data: " + CREDENTIAL.value[:5] + b"*" * (len(CREDENTIAL.value) - 5) + b"\n\n"
