@@ -49,7 +49,8 @@ async def test_good_tokens(token: str) -> None:
 async def test_clocks_may_differ_by_the_leeway(shift: dict[str, int]) -> None:
     """The token is made now: one made when tests are collected is older than the leeway when its turn comes."""
     now = int(time.time())
-    await test_good_tokens(t.sign(t.claims(**{name: now + by for name, by in shift.items()})))
+    verifier = t.make_verifier(t.FakeIssuer(), clock=lambda: now)
+    assert await verifier.verify(t.sign(t.claims(**{name: now + by for name, by in shift.items()})))
 
 
 def with_signature(signed: str, signature: bytes) -> str:
