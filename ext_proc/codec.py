@@ -218,13 +218,16 @@ def forward_response_body(data: bytes, released: bytes) -> ProcessingResponse:
     return answer
 
 
-def forward_trailers(direction: Direction, changes: Sequence[tuple[str, bytes]] = ()) -> ProcessingResponse:
-    """Let trailers go on, with `changes` as in `forward_response_head`."""
+def forward_trailers(
+    direction: Direction, changes: Sequence[tuple[str, bytes]] = (), remove: Iterable[str] = ()
+) -> ProcessingResponse:
+    """Let trailers go on without those named in `remove`, with `changes` as in `forward_response_head`."""
     answer = ProcessingResponse()
     trailers = answer.request_trailers if direction == "request" else answer.response_trailers
     trailers.SetInParent()
     if changes:
         _replace(trailers.header_mutation, changes)
+    trailers.header_mutation.remove_headers.extend(remove)
     return answer
 
 

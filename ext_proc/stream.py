@@ -22,12 +22,13 @@ from ext_proc.exchange import Headers, Identified
 from ext_proc.oidc import Presented
 from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingResponse
 from ext_proc.pipeline import Passage, Pipeline, denial, unknown_route
-from ext_proc.stages.protocol import SESSION_PATH
+from ext_proc.stages.protocol import METHOD_OVERRIDES, SESSION_PATH
 from ext_proc.stages.record import REQUEST, RESPONSE, Recorder, is_interactive
 
 if TYPE_CHECKING:
     from ext_proc.runtime import CompiledConnection, Runtime, Snapshot
     from ext_proc.spool import Spool
+    from ext_proc.stages.credential import Injected
 
 Answers = list[ProcessingResponse]
 
@@ -49,6 +50,7 @@ class Stream:
         self._presented = Presented()
         self._head: codec.RequestHead | None = None
         self._identified: Identified | None = None
+        self._injected: Injected | None = None
         self._collected: list[bytes] | None = None  # the request body while the decision waits for it
         self._size = 0
         self._recorder: Recorder | None = None
@@ -178,7 +180,11 @@ class Stream:
                 answers = codec.forward_request_body(held, False)
         if self.done:
             return answers
-        return [*answers, codec.forward_trailers("request")]
+        # Some servers merge trailers into the head, where these have been removed or refused.
+        names = [name for name, _ in trailers.trailers]
+        remove = self._injected.taken(names) if self._injected is not None else ()
+        remove += tuple(name for name in names if name.replace("_", "-") in METHOD_OVERRIDES)
+        return [*answers, codec.forward_trailers("request", remove=remove)]
 
     async def _decide(self, body: bytes | None, trailers: Headers | None = None) -> Answers:
         """The verdict. On `body` None the body follows; otherwise it is all there and goes on behind the head."""
@@ -197,7 +203,7 @@ class Stream:
         self._record_verdict(recorder, passage)
         await recorder.commit()
         self._spool.met(self)
-        injected = passage.injected
+        injected = self._injected = passage.injected
         remove = injected.remove
         if self._head.exchange.headers.first("upgrade") is not None:
             remove = (*remove, "sec-websocket-extensions")  # secrets cannot be looked for in compressed frames

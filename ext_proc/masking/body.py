@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ext_proc.masking.codings import CodingError, Decoder, TooLargeError
-from ext_proc.masking.errors import BombError, CredentialEchoError, UndecodableError
+from ext_proc.masking.errors import BombError, CredentialEchoError, TooManySecretsError, UndecodableError
 from ext_proc.masking.known import KnownSet
 from ext_proc.masking.marks import Marker, blanked
 from ext_proc.masking.scanner import CONTEXT, Span
@@ -24,8 +24,10 @@ DECODED: journal_pb2.Part.Form = journal_pb2.Part.DECODED
 SEALED: journal_pb2.Part.Form = journal_pb2.Part.SEALED
 
 
-_SLICE = 16 << 10
-"""Coded bytes decoded at once, so that a bomb is noticed before it is unpacked."""
+_SLICE = 2 << 10
+"""Coded bytes decoded at once, so that a bomb is noticed before it is unpacked: at most 2 MB of text."""
+MOST_MASKS = 50_000
+"""In one body, so that 20 KB of gzip cannot hold masks for a worker's next minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class BodyMasker:
         self._stored = 0  # how long the body is by now, as the ledger stores it
         self._decoded_form = decoded
         self._arrived = 0  # decoded bytes so far
+        self._masks = 0
         self._decided = 0  # of these, decided
         self._recorded = 0  # of these, within chunks that were recorded as sent
         self._clean = b""  # decided text after that
@@ -82,7 +85,7 @@ class BodyMasker:
         self._client_context = b""
 
     def feed(self, chunk: bytes, last: bool) -> Step:
-        """Raises UndecodableError, BombError, UninspectableError and CredentialEchoError; the body then ends."""
+        """Raises UndecodableError, BombError, TooManySecretsError and CredentialEchoError; the body then ends."""
         if self._sealed:
             return self._feed_sealed(chunk)
         if self._decoder is None:
@@ -105,6 +108,7 @@ class BodyMasker:
 
     def _feed_plain(self, chunk: bytes, last: bool) -> Step:
         decided = self._stream.feed(chunk, last)
+        self._count(decided)
         record, masks = self._marker.mask(decided.text, decided.spans, self._place, base=self._stored)
         self._stored += len(record)
         if self._interactive:
@@ -137,6 +141,7 @@ class BodyMasker:
                 self._budget -= len(text)
                 self._arrived += len(text)
                 decided = self._stream.feed(text, final)
+                self._count(decided)
                 self._decided += len(decided.text)
                 spans += [replace(s, start=s.start + offset, end=s.end + offset) for s in decided.spans]
                 texts.append(decided.text)
@@ -180,6 +185,11 @@ class BodyMasker:
             if not self._decoded_form:
                 self._recorded = end
         return b"".join(chunks)
+
+    def _count(self, decided: Decided) -> None:
+        self._masks += len(decided.spans)
+        if self._masks > MOST_MASKS:
+            raise TooManySecretsError(MOST_MASKS, request=self._request)
 
     def _refuse_echo(self, spans: Sequence[Span]) -> None:
         for span in spans:

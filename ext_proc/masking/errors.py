@@ -42,12 +42,24 @@ class UninspectableError(DouaneError):
 
 
 class CredentialEchoError(DouaneError):
-    """`response.credential_echo`: a compressed response holds the credential, so it cannot be blanked in place."""
+    """`response.credential_echo`: the response holds the credential where it cannot be blanked in place."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
             "response.credential_echo",
-            f"the upstream sent {name} back in a compressed body",
-            remedy="Send `accept-encoding: identity`; then the credential is blanked and the answer passes.",
+            f"the upstream sent {name} back in a compressed body, or as the name of a field",
+            remedy="Send `accept-encoding: identity`; in an uncompressed body it is blanked, and the answer passes.",
             http_status=502,
+        )
+
+
+class TooManySecretsError(DouaneError):
+    """`body.too_many_secrets`: each is masked by itself, and that many would hold up everybody else's requests."""
+
+    def __init__(self, limit: int, *, request: bool) -> None:
+        super().__init__(
+            "body.too_many_secrets",
+            f"the {'request' if request else 'response'} body has more than {limit} secrets to mask",
+            remedy="Divide it, or set `masking.detectors: none` if they are none.",
+            http_status=413 if request else 502,
         )

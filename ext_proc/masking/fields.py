@@ -7,6 +7,7 @@ from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from ext_proc.exchange import Headers
+from ext_proc.masking.errors import CredentialEchoError
 from ext_proc.masking.marks import Marker, blanked
 from ext_proc.masking.names import KEYWORDS, plausible, strength
 from ext_proc.masking.scanner import Scanner, Span, disjoint
@@ -22,7 +23,7 @@ _KEEP_UNDER = 4096
 class FieldMasker:
     """`configured` headers are masked entirely; authorization and cookies always; the rest by what is in them."""
 
-    __slots__ = ("_configured", "_marked", "_marker", "_scanner", "_seen", "_texts", "_with_names")
+    __slots__ = ("_configured", "_marked", "_marker", "_names", "_scanner", "_seen", "_texts", "_with_names")
 
     def __init__(self, scanner: Scanner, marker: Marker, configured: frozenset[str], with_names: bool) -> None:
         self._scanner = scanner
@@ -31,6 +32,7 @@ class FieldMasker:
         self._with_names = with_names
         self._seen: dict[tuple[str, bytes], Sequence[Span]] = {}
         self._marked: dict[tuple[str, int, tuple[str, bytes]], tuple[bytes, list[journal_pb2.Mask]]] = {}
+        self._names: dict[str, Sequence[Span]] = {}
         self._texts: dict[tuple[str, str], tuple[str, list[journal_pb2.Mask]]] = {}
 
     def headers(self, place: str, headers: Headers) -> tuple[list[tuple[str, bytes]], list[journal_pb2.Mask]]:
@@ -38,11 +40,29 @@ class FieldMasker:
         stored: list[tuple[str, bytes]] = list(headers)
         masks: list[journal_pb2.Mask] = []
         for index, field in enumerate(stored):
+            name = field[0]
+            if self._in_name(name):
+                raw, found = self._marker.mask(name.encode("latin-1"), self._in_name(name), f"{place}.name", index)
+                name = raw.decode("latin-1")
+                stored[index] = (name, field[1])
+                masks += found
             if self._spans(field):
                 text, found = self._masked(place, index, field)
-                stored[index] = (field[0], text)
+                stored[index] = (name, text)
                 masks += found
         return stored, masks
+
+    def _in_name(self, name: str) -> Sequence[Span]:
+        """Known values in a field's name."""
+        spans = self._names.get(name)
+        if spans is None:
+            found, _ = self._scanner.known.find(name.encode("latin-1"), last=True)
+            known = (Span(f.start, f.end, f.known.name, f.known.value, 0, f.known.redact) for f in found)
+            spans = disjoint(known, 0)
+            if len(self._names) >= _KEPT:
+                self._names.clear()
+            self._names[name] = spans
+        return spans
 
     def _masked(self, place: str, index: int, field: tuple[str, bytes]) -> tuple[bytes, list[journal_pb2.Mask]]:
         masked = self._marked.get((place, index, field))
@@ -88,9 +108,13 @@ class FieldMasker:
         return masked.decode("utf-8", "surrogateescape"), masks
 
     def redact(self, headers: Headers) -> list[tuple[int, str, bytes]]:
-        """Fields (index, name, new value) in which a credential is blanked for the client."""
+        """Fields (index, name, new value) in which a credential is blanked for the client. CredentialEchoError where
+        it is in a name."""
         changed = []
         for index, (name, value) in enumerate(headers):
+            for span in self._in_name(name):
+                if span.redact:
+                    raise CredentialEchoError(span.detector)
             if not self._spans((name, value)):
                 continue
             found, _ = self._scanner.known.find(value, last=True)

@@ -5,7 +5,8 @@ Envoy has refused what it can see by itself: smuggled lengths, escaped slashes, 
 
 from __future__ import annotations
 
-from urllib.parse import unquote
+import re
+from urllib.parse import unquote_plus
 
 from ext_proc.errors import ProtocolError
 from ext_proc.exchange import Exchange
@@ -14,25 +15,30 @@ RESERVED_PATH = "/.douane"
 SESSION_PATH = "/.douane/session"
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-_OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
+METHOD_OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
+
+_PARAMETERS = re.compile("[&;]")
 
 
 def check(exchange: Exchange) -> None:
     """Raise ProtocolError where the request could mean something else to the upstream than it does to the rules."""
     if exchange.method not in _METHODS and not exchange.method.isalpha():
         raise ProtocolError("request.method", f"{exchange.method[:20]!r} is not an HTTP method")
-    if exchange.method in ("TRACE", "CONNECT", "TRACK"):
+    if exchange.method.upper() in ("TRACE", "CONNECT", "TRACK"):
         raise ProtocolError(
             "request.method", f"{exchange.method} is not passed on", remedy="Use another method.", http_status=405
         )
-    for name in _OVERRIDES:
-        if exchange.headers.first(name) is not None:
+    alike = {name.replace("_", "-") for name, _ in exchange.headers if "_" in name}
+    for name in METHOD_OVERRIDES:
+        if name in alike or exchange.headers.first(name) is not None:
             raise ProtocolError(
                 "request.method_override",
                 f"the header {name} would change the method behind the rules",
                 remedy="Send the real method instead.",
             )
-    if exchange.query and any(unquote(p.partition("=")[0]) == "_method" for p in exchange.query.split("&")):
+    if exchange.query and any(
+        unquote_plus(p.partition("=")[0]).strip() == "_method" for p in _PARAMETERS.split(exchange.query)
+    ):
         raise ProtocolError(
             "request.method_override",
             "the query parameter _method would change the method behind the rules",

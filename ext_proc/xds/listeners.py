@@ -51,7 +51,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     TlsParameters,
     TlsParametersTlsProtocol,
 )
-from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 
 from ext_proc.config.models import Connection
 from ext_proc.xds.clusters import BUFFER, HTTP1, HTTP2
@@ -78,7 +78,12 @@ _STRIPPED = (
     "x-original-host",
     "x-rewrite-url",
 )
-_STRIPPED_PREFIXES = ("x-forwarded-", "x-envoy-")
+# The same for servers behind CGI, which read an underscore as a hyphen. Three, because Envoy limits a pattern's size.
+_ALIKE = (
+    "x[-_](?:forwarded|envoy)[-_].*",
+    "x[-_](?:original[-_](?:url|host)|rewrite[-_]url)",
+    "(?:x[-_](?:real|client|cluster[-_]client)|true[-_]client|cf[-_]connecting)[-_]ip",
+)
 
 
 def base_url(name: str, connection: Connection, inline: RoutesInline | None = None) -> Listener:
@@ -196,11 +201,15 @@ def _nobody() -> HttpConnectionManagerInternalAddressConfig:
 
 def _stripping() -> TypedExtensionConfig:
     exact = [Mutation(remove=name) for name in _STRIPPED]
-    prefixes = [
-        Mutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=StringMatcher(prefix=prefix)))
-        for prefix in _STRIPPED_PREFIXES
+    alike = [
+        Mutation(
+            remove_on_match=HeaderMutationRemoveOnMatch(
+                key_matcher=StringMatcher(safe_regex=RegexMatcher(regex=pattern))
+            )
+        )
+        for pattern in _ALIKE
     ]
     return TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation",
-        typed_config=pack(HeaderMutation(mutations=[*exact, *prefixes])),
+        typed_config=pack(HeaderMutation(mutations=[*exact, *alike])),
     )
