@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 Answers = list[ProcessingResponse]
 
+MOST_AWAITED = 64 << 20
+"""Bytes of request bodies that a worker holds at a time while their decisions wait for the rest of them."""
+
 
 class Cut(Exception):  # noqa: N818  (not an error of ours: the stream is ended on purpose)
     """The exchange cannot go on and its head has left: the connection must be cut."""
@@ -39,6 +42,8 @@ class Cut(Exception):  # noqa: N818  (not an error of ours: the stream is ended 
 
 class Stream:
     """The state of one exchange. `done` is True once nothing more may come."""
+
+    _awaited = 0  # in all streams of this process
 
     def __init__(self, runtime: Runtime, spool: Spool, attempt: int) -> None:
         self._runtime = runtime
@@ -88,6 +93,7 @@ class Stream:
 
     def on_abort(self, reason: str) -> None:
         """The stream ended before the exchange did. What is known is written; the access log settles the outcome."""
+        self._let_go()
         if self._recorder is not None:
             self._recorder.abandon(reason)
 
@@ -133,9 +139,10 @@ class Stream:
         if self._collected is not None:
             self._collected.append(body.data)
             self._size += len(body.data)
+            Stream._awaited += len(body.data)
             if body.last:
                 return await self._decide(b"".join(self._collected))
-            if self._size > self._connection.config.max_inspect:
+            if self._size > self._connection.config.max_inspect or Stream._awaited > MOST_AWAITED:
                 return await self._overflow()
             return []
         if self._recorder is None:
@@ -143,11 +150,20 @@ class Stream:
         return await self._pass_request_body(body.data, body.last)
 
     async def _overflow(self) -> Answers:
-        """The awaited body is larger than may be awaited: decide without it, or refuse."""
+        """The awaited body is larger than may be awaited, or all are: decide without it, or refuse."""
         assert self._head is not None
         assert self._collected is not None
         if self._pipeline.needs_body(self._head.exchange):
             limit = self._connection.config.max_inspect
+            if self._size <= limit:
+                return await self._refuse(
+                    Deny(
+                        "gate.overloaded",
+                        "this gate holds too many request bodies that have not arrived yet",
+                        http_status=503,
+                        remedy="Try again.",
+                    )
+                )
             return await self._refuse(
                 Deny(
                     "policy.uninspectable",
@@ -161,6 +177,11 @@ class Stream:
         if self.done:
             return answers
         return answers + await self._pass_request_body(collected, False)
+
+    def _let_go(self) -> None:
+        """The body is no longer awaited, whatever became of it."""
+        Stream._awaited -= self._size
+        self._size = 0
 
     async def _pass_request_body(self, data: bytes, last: bool) -> Answers:
         assert self._recorder is not None
@@ -188,6 +209,7 @@ class Stream:
 
     async def _decide(self, body: bytes | None, trailers: Headers | None = None) -> Answers:
         """The verdict. On `body` None the body follows; otherwise it is all there and goes on behind the head."""
+        self._let_go()
         assert self._head is not None
         assert self._identified is not None
         passage = await self._pipeline.authorize(self._identified, body)
@@ -238,6 +260,7 @@ class Stream:
 
     async def _refuse(self, deny: Deny) -> Answers:
         """Refuse and record it. Nothing has reached the upstream."""
+        self._let_go()
         assert self._head is not None
         self.done = True
         recorder = self._new_recorder()

@@ -25,7 +25,7 @@ _HEAD = 12
 _URL_TO_STD = bytes.maketrans(b"-_", b"+/")
 _SIMPLE = {0x22: 0x22, 0x5C: 0x5C, 0x2F: 0x2F, 0x6E: 10, 0x72: 13, 0x74: 9, 0x62: 8, 0x66: 12}
 _ESCAPES = re.compile(rb"[%\\&]")
-_STEP = 1024
+_STEP = 128
 _ENTITIES = {b"amp": 0x26, b"lt": 0x3C, b"gt": 0x3E, b"quot": 0x22, b"apos": 0x27}
 
 
@@ -200,7 +200,7 @@ class _Walk:
 
     def __init__(self, buffer: bytes) -> None:
         self._buffer = buffer
-        self._left = len(buffer) // 8 + 4 * _STEP
+        self._left = len(buffer) // 8 + 32 * _STEP
 
     @property
     def exhausted(self) -> bool:
@@ -209,7 +209,7 @@ class _Walk:
     def end(self, start: int, form: _Form) -> int | None:
         """The end of `form` in the buffer from start; 0 when it is not there, None when the buffer ends first."""
         buffer, text = self._buffer, form.text
-        self._left -= 1 + len(text) // _STEP
+        self._left -= 1 + len(text) // (8 * _STEP)
         if form.kind == "plain" and buffer.startswith(text, start):
             return start + len(text)
         if form.kind != "plain" or start + len(text) > len(buffer):

@@ -125,6 +125,9 @@ def _apply(
     raw = match[group]
     if detector.check is None or detector.check(raw):
         spans.append(Span(match.start(group), match.end(group), detector.name, raw))
+        run_end = runs[detector.name][0]
+        if match.end() >= run_end:
+            runs[detector.name] = (run_end, MOST_TRIES)  # masked to its end: nothing within it needs a look
 
 
 def _apply_named(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from ext_proc import codec
 from ext_proc.exchange import Headers
 from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingResponse
-from ext_proc.stream import Cut
+from ext_proc.stream import Cut, Stream
 from tests.dataplane.stack import API_KEY, APP_KEY, PLACEHOLDER
 from tests.playbook.conftest import Playbook
 
@@ -297,3 +298,60 @@ async def test_a_credential_that_is_away_forwards_nothing(playbook: Playbook, mo
     monkeypatch.delenv("DOUANE_TEST_API_KEY")
     playbook.apply()
     assert reason(await playbook.stream().on(playbook.head())) == "credential.unavailable"
+
+
+async def test_awaited_bodies_are_bounded_together(playbook: Playbook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three hundred clients that each kept a megabyte back took 800 MB of two workers."""
+    monkeypatch.setattr("ext_proc.stream.MOST_AWAITED", 10)
+    slow, gone, next_one = playbook.stream(), playbook.stream(), playbook.stream()
+    for stream in (slow, gone, next_one):
+        assert await stream.on(playbook.head("POST", last=False)) == []
+    assert await slow.on(codec.Body("request", b"12345", last=False)) == []
+    assert await gone.on(codec.Body("request", b"12345", last=False)) == []
+    answers = await next_one.on(codec.Body("request", b"1", last=False))
+    assert [a.WhichOneof("response") for a in answers[:1]] == ["request_headers"], (
+        "decided on its head, as a body that is too large to be awaited"
+    )
+    gone.on_abort("the client left")
+    assert streamed((await slow.on(codec.Body("request", b"6", last=True)))[1:]) == b"123456"
+    assert Stream._awaited == 0
+
+
+async def test_trailers_say_nothing_that_the_head_may_not(playbook: Playbook) -> None:
+    stream = playbook.stream()
+    await stream.on(playbook.head("POST", last=False))
+    await stream.on(codec.Body("request", b"1", last=False))
+    names = ["dd-api-key", "dd_api_key", "authorization", "x-http-method-override", "x-checksum"]
+    *_, answer = await stream.on(codec.Trailers("request", Headers([(n, b"x") for n in names])))
+    assert set(answer.request_trailers.header_mutation.remove_headers) == set(names) - {"x-checksum"}
+    (sent,) = [event.trailers.trailers for event in playbook.events() if event.WhichOneof("event") == "trailers"]
+    assert [field.name for field in sent] == names, "recorded as the client sent them"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"headers": [("x_http_method_override", b"DELETE")]},
+        {"headers": [("x-http_method-override", b"DELETE")]},
+        {"query": "a=1;_method=DELETE"},
+        {"query": "+_method=DELETE"},
+    ],
+)
+async def test_no_spelling_of_an_override_passes(playbook: Playbook, change: dict[str, Any]) -> None:
+    assert reason(await playbook.stream().on(playbook.head(**change))) == "request.method_override"
+
+
+async def test_a_credential_in_the_name_of_a_field_stops_the_answer(playbook: Playbook) -> None:
+    stream = playbook.stream()
+    await stream.on(playbook.head())
+    (answer,) = await stream.on(replace(OK, headers=Headers([(f"x-{API_KEY}", b"1")])))
+    assert reason([answer]) == "response.credential_echo"
+    assert API_KEY.encode() not in playbook.spool.read(0, 1 << 30)
+
+
+async def test_the_credential_is_the_only_parameter_of_its_name(playbook: Playbook) -> None:
+    source = {"query": "api_key", "from": {"env": "DOUANE_TEST_API_KEY"}}
+    playbook.apply(connections={"datadog": {"credentials": [source]}})
+    query = "a=1;api_key=x&b&&api_key=x&API_KEY=x&api%5Fkey=x&api_key[]=x&api.key=x&+api_key=x&api_key%00=x&api_keys=2"
+    (answer,) = await playbook.stream().on(playbook.head(query=query))
+    assert put(answer)[":path"] == f"/api/v1/dashboard?a=1&b&&api_keys=2&api_key={API_KEY}".encode()

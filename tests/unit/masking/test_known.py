@@ -12,6 +12,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from ext_proc.config.models import Masking
+from ext_proc.errors import DouaneError
 from ext_proc.exchange import Headers
 from ext_proc.masking import CredentialEchoError, Known, Masker
 from ext_proc.masking.known import KnownSet
@@ -201,3 +202,23 @@ def test_a_credential_that_has_begun_waits_wherever_it_is_cut() -> None:
     text = b"data: " + CREDENTIAL.value + b"\n\n"
     client = b"".join(body.feed(bytes([byte]), last=False).release for byte in text) + body.feed(b"", last=True).release
     assert client == b"data: " + CREDENTIAL.value[:5] + b"*" * (len(CREDENTIAL.value) - 5) + b"\n\n"
+
+
+def test_one_body_can_only_hold_so_many_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 KB of gzip had 800,000: each is masked by itself, so that took 17 s and 300 MB."""
+    monkeypatch.setattr("ext_proc.masking.body.MOST_MASKS", 10)
+    import gzip
+
+    for coding, text in (("", b"password=abcdefgh1X "), ("gzip", b"password=abcdefgh1X ")):
+        body = Masker(Masking(), KEY, 1 << 26).exchange([]).body(journal_pb2.REQUEST, b"", coding.encode())
+        with pytest.raises(DouaneError) as caught:
+            body.feed(gzip.compress(text * 11) if coding else text * 11, last=True)
+        assert caught.value.reason == "body.too_many_secrets"
+
+
+def test_a_run_that_is_masked_to_its_end_is_looked_at_once() -> None:
+    body = Masker(Masking(), KEY, 1 << 26).exchange([]).body(journal_pb2.REQUEST, b"", b"")
+    started = time.process_time()
+    step = body.feed(b"-----BEGIN RSA PRIVATE KEY-----" * 100_000, last=True)
+    assert time.process_time() - started < 2, "it took five"
+    assert len(step.masks) == 1
