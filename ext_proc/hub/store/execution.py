@@ -78,6 +78,8 @@ class Executor:
             )
         if user != "writer":
             raise denied(f"{user}: Not enough privileges")
+        if request.settings.get("readonly", "0") != "0":
+            raise QueryError(164, "READONLY", "Cannot execute query in readonly mode: it was asked for with `readonly`")
         with self._engine.session(settings, database=request.database) as connection:
             if statement.kind == "insert":
                 return self._insert(connection, request, statement)

@@ -244,6 +244,16 @@ def test_auditor_cannot_widen_by_setting(store: StoreProcess, name: str, value: 
         assert answer.headers["X-ClickHouse-Exception-Code"] in {"164", "452", "36"}
 
 
+@pytest.mark.parametrize("level", ["1", "2"])
+def test_a_writer_that_asks_to_read_only_reads_only(store: StoreProcess, level: str) -> None:
+    """What `douane sql` relies on where `store.url` names a writer."""
+    answer = store.ask(
+        "INSERT INTO exchanges (ts, path) SELECT now(), 'forged'", user="writer", method="POST", readonly=level
+    )
+    assert answer.headers["X-ClickHouse-Exception-Code"] == "164"
+    assert store.ask("SELECT 1", user="writer", readonly=level).data == b"1\n"
+
+
 def test_get_reads_only(store: StoreProcess) -> None:
     answer = store.ask("INSERT INTO exchanges (path) SELECT 'x'", user="writer", method="GET")
     assert answer.headers["X-ClickHouse-Exception-Code"] == "164"
