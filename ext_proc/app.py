@@ -16,6 +16,7 @@ import os
 import resource
 import secrets
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,19 @@ _AFTER_THE_TRAFFIC = 10
 """Niceness of hub and store: what is recorded may reach ClickHouse a little later, requests should not wait for it."""
 
 
-def main() -> None:
+def main() -> int:
+    """Run a role; 1 and one line in the log where it cannot, since only what is unforeseen deserves a traceback."""
+    from ext_proc.errors import DouaneError
+
+    try:
+        _run()
+    except DouaneError as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+def _run() -> None:
     parser = argparse.ArgumentParser(prog="python -m ext_proc.app", description=__doc__)
     parser.add_argument("role", choices=("worker", "hub", "store"))
     parser.add_argument("-c", "--config", type=Path, required=True)
@@ -167,4 +180,4 @@ def _seal_key(loaded: Loaded) -> bytes | None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

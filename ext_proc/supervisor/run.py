@@ -17,6 +17,7 @@ from ext_proc.supervisor import health, plan
 from ext_proc.supervisor.environment import Environments, handed_over, named_secrets, take_over
 from ext_proc.supervisor.folder import Lock, check_socket_paths, private_folder, remove_stale_sockets
 from ext_proc.supervisor.group import Group
+from ext_proc.supervisor.ports import check_ports
 from ext_proc.supervisor.privacy import protect_memory
 from ext_proc.supervisor.reload import Reloader, watch
 
@@ -46,6 +47,7 @@ def run(
     where = plan.place(loaded.config, role)
     locks = [Lock(folder) for folder in _folders(loaded, role)]
     remove_stale_sockets(where.folder)
+    check_ports(loaded, role)
     telemetry.configure(telemetry.to_terminal(), telemetry.to_file(where.log("supervisor")))
     try:
         return asyncio.run(_Supervision(loaded, role, environments).run(on_ready))

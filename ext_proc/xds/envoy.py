@@ -47,8 +47,9 @@ class Envoy:
         try:
             shown = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=30, check=True)
         except (OSError, subprocess.SubprocessError) as error:
+            why = (getattr(error, "strerror", None) or str(error)).lower()
             raise ConfigError(
-                "envoy.missing", f"{binary} does not run: {error}", remedy="Set DOUANE_ENVOY to a working Envoy."
+                "envoy.missing", f"{binary} does not run: {why}", remedy="Set DOUANE_ENVOY to a working Envoy."
             ) from error
         found = _VERSION.search(shown.stdout)
         version = (int(found[1]), int(found[2]), int(found[3])) if found else (0, 0, 0)
@@ -105,7 +106,7 @@ def refused(reason: str) -> ConfigError:
     return ConfigError(
         "envoy.refused",
         f"Envoy refuses this configuration: {reason}",
-        remedy="Change what it names; what ran before still runs.",
+        remedy="Change what it names; what ran before, if anything, still runs.",
     )
 
 

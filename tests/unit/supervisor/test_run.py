@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -18,13 +19,17 @@ from ext_proc.config import parse
 from ext_proc.errors import ConfigError, DouaneError
 from ext_proc.supervisor.environment import Environments, named_secrets
 from ext_proc.supervisor.folder import Lock, check_socket_paths, private_folder, remove_stale_sockets
+from ext_proc.supervisor.ports import check_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ext_proc.supervisor.plan import Role
+
 CONFIG = """\
 version: 1
 store: {{url: "clickhouse+https://writer@ch.example.com:8443/douane", password: {{env: STORE_PASSWORD}}}}
+console: {{listen: "127.0.0.1:{port}"}}
 hub: {{path: {folder}/hub, listen: "unix:{folder}/hub.sock"}}
 gate: {{run_dir: {folder}/run, drain: 1s}}
 connections:
@@ -32,6 +37,20 @@ connections:
     listen: 127.0.0.1:15001
     upstream: https://api.example.com
     credentials: [{{header: api-key, from: {{env: API_KEY}}}}]
+"""
+
+PORTS = """\
+version: 1
+store: {{listen: "127.0.0.1:{store_listen}"}}
+console: {{listen: "127.0.0.1:{console_listen}"}}
+hub: {{listen: "127.0.0.1:{hub_listen}", tls: {{cert_file: a, key_file: b, ca_file: c}}}}
+gate: {{health_listen: "127.0.0.1:{gate_health_listen}",
+  tls_listen: "127.0.0.1:{gate_tls_listen}"}}
+connections:
+  api:
+    listen: 127.0.0.1:{connections_api_listen}
+    hosts: [api.example.com]
+    upstream: https://api.example.com
 """
 
 # Stands in for the real composition: every role is a child that notes what it sees and waits.
@@ -68,7 +87,7 @@ sys.exit(running.run(folder / "douane.yaml", "hub", on_ready=lambda _: print("re
 class Supervisor:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "douane.yaml").write_text(CONFIG.format(folder=folder))
+        (folder / "douane.yaml").write_text(CONFIG.format(folder=folder, port=free_port()))
         (folder / "program.py").write_text(textwrap.dedent(PROGRAM))
         self.process = self.start()
         assert self.process.stdout is not None
@@ -91,6 +110,12 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         state = self.state()
         return {name: child["pid"] for name, child in state["children"].items()}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 @pytest.fixture
@@ -220,9 +245,36 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
 
 def test_what_counts_as_a_secret_variable() -> None:
     text = (
-        CONFIG.format(folder="/srv") + "masking: {fingerprint_key: {env: PRINTS}}\nrecording: {seal_key: {env: SEAL}}\n"
+        CONFIG.format(folder="/srv", port=15000)
+        + "masking: {fingerprint_key: {env: PRINTS}}\nrecording: {seal_key: {env: SEAL}}\n"
     )
     assert named_secrets(parse(text, "douane.yaml", Path("/srv")).config) == {
         *("API_KEY", "STORE_PASSWORD", "PRINTS", "SEAL")
     }
     assert "canary" not in repr(Environments({"A": "canary"}, {}))
+
+
+@pytest.mark.parametrize(
+    ("role", "key", "line"),
+    [
+        ("up", "store.listen", 2),
+        ("up", "console.listen", 3),
+        ("hub", "hub.listen", 4),
+        ("gate", "gate.health_listen", 5),
+        ("gate", "gate.tls_listen", 6),
+        ("gate", "connections.api.listen", 9),
+    ],
+)
+def test_a_port_that_another_program_has_is_named_before_anything_starts(
+    tmp_path: Path, role: Role, key: str, line: int
+) -> None:
+    keys = ("store.listen", "console.listen", "hub.listen", "gate.health_listen", "gate.tls_listen")
+    ports = {name.replace(".", "_"): free_port() for name in (*keys, "connections.api.listen")}
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        ports[key.replace(".", "_")] = busy.getsockname()[1]
+        loaded = parse(PORTS.format(**ports), str(tmp_path / "douane.yaml"), tmp_path)
+        with pytest.raises(ConfigError, match=f"{key}: 127.0.0.1:{busy.getsockname()[1]} is in use") as caught:
+            check_ports(loaded, role, patience_s=0.0)
+    assert caught.value.reason == "config.port_busy"
+    assert caught.value.where.startswith(f"{tmp_path}/douane.yaml:{line}:")
+    check_ports(loaded, role, patience_s=0.0)
