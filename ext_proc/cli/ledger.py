@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from ext_proc.cli.options import load_config, parse_since
 
 if TYPE_CHECKING:
@@ -29,11 +31,22 @@ class Ledger:
 
     def query(self, sql: str, parameters: Mapping[str, object] | None = None) -> Iterator[dict[str, Any]]:
         """Rows as they come. `{db}` in `sql` is the ledger's database."""
+        _check_utf8(*(parameters or {}).values())
         return self._clickhouse.query(sql.replace("{db}", f"`{self.database}`"), parameters)
 
     def raw(self, sql: str) -> Iterator[dict[str, Any]]:
         """Someone's own SQL, untouched."""
+        _check_utf8(sql)
         return self._clickhouse.query(sql)
+
+
+def _check_utf8(*values: object) -> None:
+    """BadParameter for an argument with bytes that are no UTF-8, which Python hands over as lone surrogates."""
+    for value in values:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise typer.BadParameter(f"{value!r} is not UTF-8") from None
 
 
 class Conditions:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 COLOURS = {"allow": "green", "deny": "red", "hold": "yellow", "complete": "green"}
+_WHOLE = 26  # characters: a time with microseconds
+_UUID = 36
+_FOLDED = 20
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -68,24 +71,41 @@ def print_rows(rows: Iterable[Mapping[str, Any]], *, as_json: bool, columns: Seq
 
 
 def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A Rich table on a terminal; two spaces between aligned columns in a pipe, header first."""
+    """A Rich table on a terminal, or a block of lines a row where it is too narrow for the columns; two spaces between
+    aligned columns in a pipe, header first."""
     if not names:
         return
     if sys.stdout.isatty():
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        rich_table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in names:
-            rich_table.add_column(name, overflow="fold")
-        for row in rows:
-            rich_table.add_row(*(Text(value, style=COLOURS.get(value, "")) for value in row))
-        console().print(rich_table)
+        _on_terminal(console(), names, rows)
         return
     widths = [max(len(row[n]) for row in (names, *rows)) for n in range(len(names))]
     for row in (names, *rows):
         typer.echo("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _on_terminal(screen: Console, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Short values and ids are never folded: a folded id cannot be copied."""
+    from rich import box
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    widths = [max(cell_len(row[n]) for row in (names, *rows)) for n in range(len(names))]
+    least = [width if width <= _WHOLE or width == _UUID else _FOLDED for width in widths]
+    if rows and sum(least) + 2 * len(names) > screen.width:
+        margin = max(map(cell_len, names))
+        for row in rows:
+            for name, value in zip(names, row, strict=True):
+                line = Text(f"{name:<{margin}}  ", style="dim") + Text(value, style=COLOURS.get(value, ""))
+                screen.print(line, soft_wrap=True)
+            screen.print()
+        return
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name, width, at_least in zip(names, widths, least, strict=True):
+        shown.add_column(name, overflow="fold", min_width=at_least, no_wrap=width == at_least)
+    for row in rows:
+        shown.add_row(*(Text(value, style=COLOURS.get(value, "")) for value in row))
+    screen.print(shown)
 
 
 def cell(value: Any) -> str:

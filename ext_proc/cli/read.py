@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from ext_proc.cli.ledger import Conditions, Ledger
 from ext_proc.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, Limit, Since, load_config
 from ext_proc.cli.output import print_rows
 
+_FORMAT = re.compile(r"\sFORMAT\s+\w+\s*;?\s*$", re.IGNORECASE)
 _SESSIONS = ("first_ts", "label", "issuer", "subject", "exchanges", "writes", "denied", "connections", "session_id")
 
 
@@ -61,7 +63,12 @@ def register(app: typer.Typer, panel: str) -> None:
         douane sql "SELECT * FROM exchanges WHERE decision = 'deny'" --json
         ```
         """
-        print_rows(Ledger(config).raw(query), as_json=as_json)
+        if not query.strip():
+            raise typer.BadParameter("there is nothing to ask", param_hint="QUERY")
+        if found := _FORMAT.search(query):
+            raise typer.BadParameter(f"leave {found[0].strip()} out: rows come as a table, or as JSON with --json")
+        if not print_rows(Ledger(config).raw(query), as_json=as_json) and not as_json:
+            typer.echo("No rows.", err=True)
 
     @app.command(rich_help_panel=panel)
     def schema(

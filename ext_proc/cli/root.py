@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any
 
@@ -15,6 +16,7 @@ from ext_proc.errors import DouaneError
 READ = "Read the ledger"
 RUN = "Run"
 SET_UP = "Set up"
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Commands(TyperGroup):
@@ -30,6 +32,13 @@ class Commands(TyperGroup):
             # The reader (head, less) has had enough; leave nothing for the interpreter to flush into it.
             sys.stdout = open("/dev/null", "w")  # noqa: PTH123, SIM115 (lives until the process ends)
             raise typer.Exit(0) from None
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            sys.stdout = open("/dev/null", "w")  # noqa: PTH123, SIM115 (as above)
+            why = (error.strerror or str(error)).lower()
+            report(DouaneError("output.unwritable", f"the output cannot be written: {why}"))
+            raise typer.Exit(1) from None
 
 
 app = typer.Typer(

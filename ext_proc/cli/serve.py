@@ -102,11 +102,14 @@ def welcome(loaded: Loaded, role: Role) -> None:
             typer.echo(f"  {name:<16} https://{config.gate.tls_listen} as {hosts}  ->  {connection.upstream}")
     if any(c.hosts for c in config.connections.values()):
         typer.echo(f"  TLS clients trust {config.gate.run_dir}/ca.pem (`douane envoy ca` prints it).")
-    option = "" if loaded.path == Path.cwd() / DEFAULT_CONFIG else f" -c {loaded.path}"
-    typer.echo("\nSee what passed, from another terminal:")
-    typer.echo(f"  douane sessions{option}")
-    typer.echo(f"  douane search TEXT{option}")
-    typer.echo(f"  douane sql '{_EXAMPLE}'{option}")
+    if role == "gate":
+        typer.echo("\nThe ledger is at the hub: `douane sessions`, `search` and `sql` work with its configuration.")
+    else:
+        option = "" if loaded.path == Path.cwd() / DEFAULT_CONFIG else f" -c {loaded.path}"
+        typer.echo("\nSee what passed, from another terminal:")
+        typer.echo(f"  douane sessions{option}")
+        typer.echo(f"  douane search TEXT{option}")
+        typer.echo(f"  douane sql '{_EXAMPLE}'{option}")
     typer.echo(f"\nLogs are in {config.gate.run_dir}/logs. Ctrl-C stops it.")
     if role == "up":
         typer.echo(

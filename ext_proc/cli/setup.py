@@ -61,12 +61,25 @@ def register(app: typer.Typer, panel: str) -> None:
 
         Envoy.find().validate(loaded.config)
         warnings = [f"{place}: ${name} is not set here" for place, name in unset_variables(loaded.config, os.environ)]
+        warnings += _too_long_for_sockets(loaded.config)
         if as_json:
             print_json(
                 {"path": str(loaded.path), "digest": loaded.digest, "warnings": warnings, **effective(loaded.config)}
             )
             return
         _print_effective(loaded, warnings)
+
+
+def _too_long_for_sockets(config: Config) -> list[str]:
+    """A warning only: a hub on TCP has no socket there, and the file may be meant for another folder."""
+    from ext_proc.errors import ConfigError
+    from ext_proc.supervisor.folder import check_socket_paths
+
+    try:
+        check_socket_paths(config)
+    except ConfigError as error:
+        return [f"{error.message}. {error.remedy}"]
+    return []
 
 
 def compile_rules(loaded: Loaded) -> None:

@@ -126,7 +126,8 @@ def _print(ledger: Ledger, row: Mapping[str, Any]) -> None:
     _line(screen, "workload", row["workload_subject"])
     _line(screen, "run", f"{row['session_label']}  {row['session_id']}" if row["session_label"] else "")
     _line(screen, "when", f"{row['ts']} UTC")
-    _line(screen, "connection", f"{row['connection']}  from {row['source_address']}  to {row['upstream_address']}")
+    upstream = f"  to {row['upstream_address']}" if row["upstream_address"] else ""
+    _line(screen, "connection", f"{row['connection']}  from {row['source_address']}{upstream}")
     _line(screen, "credential", row["credential"])
     _line(screen, "exchange", str(row["exchange_id"]))
     if row["claims"]:
@@ -198,7 +199,7 @@ def _line(screen: Any, name: str, value: str, style: str = "") -> None:
     if value.strip():
         from rich.text import Text
 
-        screen.print(Text(f"  {name:<12}", style="dim") + Text(visible(value), style=style))
+        screen.print(Text(f"  {name:<12}", style="dim") + Text(visible(value), style=style), soft_wrap=True)
 
 
 def _header(screen: Any, header: Mapping[str, str]) -> None:

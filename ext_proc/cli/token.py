@@ -41,7 +41,9 @@ def find_token(
         try:
             return Token(file.read_text(encoding="utf-8").strip())
         except (OSError, UnicodeDecodeError) as error:
-            raise IdentityError("identity.no_token", f"{file} cannot be read: {error}") from None
+            raise IdentityError(
+                "identity.no_token", f"{file} cannot be read: {getattr(error, 'strerror', None) or error}"
+            ) from None
     if variable is not None:
         if not environment.get(variable):
             raise IdentityError("identity.no_token", f"${variable} is not set")

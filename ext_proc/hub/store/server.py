@@ -118,7 +118,7 @@ def _warn(engine: Engine) -> str:
     for table, count, reason in detached:
         log.warning(
             "store.detached_parts: %d part(s) of %s were set aside (%s): their rows are missing from every query. "
-            "Compare with the last checkpoint; restore the folder from a backup.",
+            "Restore the folder from a backup.",
             count, table, reason or "detached",
         )  # fmt: skip
     return f"store.detached_parts={sum(count for _, count, _ in detached)}" if detached else ""

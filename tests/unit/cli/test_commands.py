@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +18,7 @@ from typer.testing import CliRunner
 from ext_proc.cli import app
 from ext_proc.cli.ledger import Conditions
 from ext_proc.cli.options import parse_since
-from ext_proc.cli.output import cell, print_rows, visible
+from ext_proc.cli.output import cell, print_rows, table, visible
 from ext_proc.cli.serve import welcome
 from ext_proc.cli.token import find_token
 from ext_proc.config import load, parse
@@ -312,3 +314,70 @@ def test_rows_are_aligned_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "name    n\na       1\nlonger  20\n"
     print_rows(rows, as_json=True)
     assert capsys.readouterr().out == '{"name": "a", "n": 1}\n{"name": "longer", "n": 20}\n'
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, names: list[str], *rows: list[str]) -> str:
+    """What `table` prints on a terminal of that width."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "stdout", screen := Terminal())
+    table(names, rows)
+    return re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue())
+
+
+def test_a_narrow_terminal_gets_a_block_a_row_and_ids_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    identifier = "832b1596-ba22-4658-b97f-144f41a3d0da"
+    names, row = ["ts", "path", "exchange_id"], ["2026-11-22 17:31:58", "/api/v1/dashboard" * 4, identifier]
+    wide = on_terminal(monkeypatch, 100, names, row)
+    narrow = on_terminal(monkeypatch, 60, names, row)
+    assert wide.split()[:3] == names
+    assert identifier in wide
+    assert f"exchange_id  {identifier}\n" in narrow
+    assert f"path         {row[1]}\n" in narrow
+
+
+def test_a_gate_alone_does_not_send_its_user_to_a_ledger_it_has_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "version: 1\nconnections:\n  a: {listen: '127.0.0.1:15001', upstream: 'https://a.example.com'}\n"
+    welcome(parse(text, str(tmp_path / "douane.yaml"), tmp_path), "gate")
+    shown = capsys.readouterr().out
+    assert "The ledger is at the hub" in shown
+    assert "from another terminal" not in shown
+
+
+def test_arguments_that_no_ledger_understands_are_wrong_usage() -> None:
+    password = Path("var/store/auditor.password")
+    password.parent.mkdir(parents=True)
+    password.write_text("x" * 32)
+    Path("douane.yaml").write_text("version: 1\n")
+    for arguments in (["sql", ""], ["sql", "SELECT 1 FORMAT CSV"], ["sql", "\udcff"], ["search", "\udcff\udcfe"]):
+        assert douane(*arguments).exit_code == 2, arguments
+
+
+def test_a_full_disk_is_an_error_not_a_traceback() -> None:
+    import subprocess
+
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ext_proc.cli", "version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: output.unwritable: the output cannot be written: no space left on device\n"
+
+
+def test_check_warns_of_a_folder_that_is_too_deep_for_sockets() -> None:
+    deep = Path("a" * 100)
+    deep.mkdir()
+    (deep / "douane.yaml").write_text("version: 1\n")
+    result = douane("check", "-c", str(deep / "douane.yaml"))
+    assert result.exit_code == 0
+    assert "the kernel takes 107" in result.stderr
