@@ -21,7 +21,9 @@ async def apply(socket: Path, loaded: Loaded) -> bool:
     import grpc  # heavy, and only a running gate needs it
     import grpc.aio
 
-    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+    # A shared subchannel would still be backing off from the worker that died on this socket.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(f"unix:{socket}", options=options) as channel:
         method = channel.unary_unary(
             "/douane.control.v1.Control/Apply",
             request_serializer=ApplyRequest.SerializeToString,

@@ -72,7 +72,7 @@ def claims(**changes: Any) -> dict[str, Any]:
         "run_attempt": "1",
         "iat": now,
         "nbf": now - 300,
-        "exp": now + 300,
+        "exp": now + 21_600,  # tokens made when tests are collected must outlast the whole run
     } | changes
     return {name: value for name, value in full.items() if value is not None}
 
