@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Answers = list[ProcessingResponse]
 
+_PER_MESSAGE = ("sec-websocket-extensions", "grpc-accept-encoding")
+
 MOST_AWAITED = 64 << 20
 """Bytes of request bodies that a worker holds at a time while their decisions wait for the rest of them."""
 
@@ -226,9 +228,8 @@ class Stream:
         await recorder.commit()
         self._spool.met(self)
         injected = self._injected = passage.injected
-        remove = injected.remove
-        if self._head.exchange.headers.first("upgrade") is not None:
-            remove = (*remove, "sec-websocket-extensions")  # secrets cannot be looked for in compressed frames
+        # Secrets cannot be looked for in compressed frames and messages, so the upstream is not asked for them.
+        remove = (*injected.remove, *(n for n in _PER_MESSAGE if self._head.exchange.headers.first(n) is not None))
         answers = [codec.forward_request(remove=remove, put=injected.put, path=injected.path)]
         if body is not None and not self._head.last and (body or trailers is None):
             answers += codec.forward_request_body(body, last=trailers is None)

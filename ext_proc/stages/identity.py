@@ -78,7 +78,14 @@ class IdentityStage:
         workload = await self._prove_workload() if settings.require in ("workload", "both") else None
         if settings.require == "workload" and workload is not None:
             return Identified(exchange, workload, workload)
-        return Identified(exchange, await self._prove_caller(exchange, presented.required()), workload)
+        caller = await self._prove_caller(exchange, presented.required())
+        if workload is not None and (caller.issuer, caller.subject) == (workload.issuer, workload.subject):
+            raise IdentityError(  # a job may be able to read the pod's token
+                "identity.same",
+                "the caller's token is the workload's, and this connection requires both",
+                remedy="Send the job's own token.",
+            )
+        return Identified(exchange, caller, workload)
 
     async def _prove_workload(self) -> Caller:
         if self._workload is None:

@@ -32,6 +32,14 @@ def is_interactive(headers: Headers, *, upgraded: bool = False) -> bool:
     return upgraded or content_type.startswith((b"application/grpc", b"text/event-stream"))
 
 
+def _codings(headers: Headers) -> bytes:
+    """The body's content-codings. gRPC compresses each message by itself, so that no decoder of ours sees into it."""
+    codings = headers.all("content-encoding")
+    if (headers.first("content-type") or b"").startswith(b"application/grpc"):
+        codings += [b"grpc-" + coding for coding in headers.all("grpc-encoding") if coding != b"identity"]
+    return b",".join(codings)
+
+
 class Recorder:
     """Writes one exchange into the spool, in the order in which it happens.
 
@@ -153,7 +161,7 @@ class Recorder:
         event.upstream_address = upstream
         _add_headers(event.headers, masked)
         event.masks.extend(masks)
-        if not last and headers.first("content-encoding") is not None:
+        if not last and _codings(headers):
             self._bodies[RESPONSE] = self._new_body(RESPONSE, headers, interactive=self._response_interactive)
         return self._redacted(headers)
 
@@ -243,7 +251,7 @@ class Recorder:
         return self._masker.body(
             direction,
             headers.first("content-type") or b"",
-            b",".join(headers.all("content-encoding")),
+            _codings(headers),
             redact=direction == RESPONSE,
             interactive=interactive,
             undecodable=self._undecodable,

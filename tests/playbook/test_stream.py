@@ -355,3 +355,23 @@ async def test_the_credential_is_the_only_parameter_of_its_name(playbook: Playbo
     query = "a=1;api_key=x&b&&api_key=x&API_KEY=x&api%5Fkey=x&api_key[]=x&api.key=x&+api_key=x&api_key%00=x&api_keys=2"
     (answer,) = await playbook.stream().on(playbook.head(query=query))
     assert put(answer)[":path"] == f"/api/v1/dashboard?a=1&b&&api_keys=2&api_key={API_KEY}".encode()
+
+
+async def test_compressed_grpc_messages_are_refused_like_any_other_unknown_coding(playbook: Playbook) -> None:
+    grpc = [("content-type", b"application/grpc"), ("grpc-accept-encoding", b"gzip")]
+    stream = playbook.stream()
+    (answer,) = await stream.on(playbook.head("POST", last=False, headers=[*grpc, ("grpc-encoding", b"gzip")]))
+    assert "grpc-accept-encoding" in answer.request_headers.response.header_mutation.remove_headers
+    assert reason(await stream.on(codec.Body("request", b"\1\0\0\0\1x", last=True))) == "body.undecodable"
+    stream = playbook.stream()
+    await stream.on(playbook.head("POST", last=False, headers=[*grpc, ("grpc-encoding", b"identity")]))
+    assert streamed(await stream.on(codec.Body("request", b"\0\0\0\0\1x", last=True))) == b"\0\0\0\0\1x"
+    coded = Headers([("content-type", b"application/grpc"), ("grpc-encoding", b"gzip")])
+    assert reason(await stream.on(replace(OK, headers=coded))) == "body.undecodable"
+
+
+async def test_one_token_does_not_prove_both_the_caller_and_the_workload(playbook: Playbook) -> None:
+    (playbook.folder / "pod").write_text(playbook.token)
+    playbook.apply(gate={"workload_token_file": "./pod"}, connections={"datadog": {"identity": {"require": "both"}}})
+    assert reason(await playbook.stream().on(playbook.head())) == "identity.same"
+    assert reason(await playbook.stream().on(playbook.head(token=""))) == "identity.missing"
