@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from ext_proc.config import parse
 from tests.dataplane.stack import free_ports
 from tests.dataplane.upstreams import web
 from tests.issuer import LoopbackIssuer
@@ -93,6 +94,14 @@ async def run(command: list[str], folder: Path, environment: dict[str, str]) -> 
 
 def test_the_pipelines_ask_for_the_audience_that_is_configured() -> None:
     yaml = YAML(typ="safe")
-    config, github, gitlab = (yaml.load(block) for block in blocks("yaml"))
+    config, github, gitlab = (yaml.load(block) for block in blocks("yaml")[:3])
     assert github["permissions"]["id-token"] == "write"
     assert gitlab["deploy"]["id_tokens"]["DOUANE_TOKEN"]["aud"] == config["issuers"]["github"]["audience"]
+
+
+def test_the_hub_listens_where_the_gate_looks_for_it(tmp_path: Path) -> None:
+    hub, gate = (parse(block, "douane.yaml", tmp_path).config.hub for block in blocks("yaml")[3:])
+    assert hub.tls is not None
+    assert gate.tls is not None
+    assert gate.url is not None
+    assert gate.url.rpartition(":")[2] == hub.listen.rpartition(":")[2]
