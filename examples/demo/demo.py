@@ -85,8 +85,8 @@ CLAIMS = {
 EXCHANGES = 5
 """What the job does: create, a refused create, update, list, a refused delete."""
 SQL = (
-    "SELECT ts, method, path, status, decision, reason, policy, credential, "
-    "JSONExtractString(claims, 'actor') AS actor FROM exchanges ORDER BY ts"
+    "SELECT formatDateTime(ts, '%T') AS at, JSONExtractString(claims, 'actor') AS actor, "
+    "method, path, decision, reason FROM exchanges ORDER BY ts"
 )
 
 console = Console(highlight=False)

@@ -94,11 +94,12 @@ def _on_terminal(screen: Console, names: Sequence[str], rows: Sequence[Sequence[
     least = [width if width <= _WHOLE or width == _UUID else _FOLDED for width in widths]
     if rows and sum(least) + 2 * len(names) > screen.width:
         margin = max(map(cell_len, names))
-        for row in rows:
+        for number, row in enumerate(rows):
+            if number:
+                screen.print()
             for name, value in zip(names, row, strict=True):
                 line = Text(f"{name:<{margin}}  ", style="dim") + Text(value, style=COLOURS.get(value, ""))
                 screen.print(line, soft_wrap=True)
-            screen.print()
         return
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name, width, at_least in zip(names, widths, least, strict=True):

@@ -69,6 +69,9 @@ def register(app: typer.Typer, panel: str) -> None:
                 remedy="`douane store` is for `store.url: embedded:FOLDER`.",
             )
         protect_memory()
+        typer.echo(
+            f"The store serves its ledger at http://{loaded.config.store.listen} (docs/sql.md). Ctrl-C stops it."
+        )
         serve(loaded.config.store, Path(loaded.config.store.url.removeprefix("embedded:")))
 
 
