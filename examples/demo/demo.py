@@ -177,7 +177,8 @@ def main() -> int:
         {name: _free_port() for name in ("store", "console", "issuer", "listen", "upstream")},
         {"DEMO_DD_API_KEY": secrets.token_hex(16), "DEMO_DD_APP_KEY": secrets.token_hex(20)},
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is stopped then too
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that everything is stopped then too, as by a closed terminal
+        signal.signal(number, signal.default_int_handler)
     os.chdir(folder)  # so that every command finds ./douane.yaml by itself
     with ExitStack() as stack:
         stack.callback(demo.stop)

@@ -49,7 +49,10 @@ def running_in(folder: str) -> list[str]:
     return found
 
 
-def test_the_demo_tells_its_story_and_leaves_nothing_running(demo: tuple[subprocess.Popen[bytes], Path]) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGHUP], ids=["Ctrl-C", "a closed terminal"])
+def test_the_demo_tells_its_story_and_leaves_nothing_running(
+    demo: tuple[subprocess.Popen[bytes], Path], end: signal.Signals
+) -> None:
     process, out = demo
     deadline = time.monotonic() + 60
     while "Ctrl-C ends it" not in out.read_text() and process.poll() is None and time.monotonic() < deadline:
@@ -64,6 +67,6 @@ def test_the_demo_tells_its_story_and_leaves_nothing_running(demo: tuple[subproc
 
     folder = next(line for line in text.splitlines() if line.endswith("/douane.yaml")).removesuffix("/douane.yaml")
     assert len(running_in(folder)) > 4
-    process.send_signal(signal.SIGINT)
+    process.send_signal(end)
     assert process.wait(60) == 0
     assert running_in(folder) == []
