@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 COLOURS = {"allow": "green", "deny": "red", "hold": "yellow", "complete": "green"}
+_ERROR = "error:"
 _WHOLE = 26  # characters: a time with microseconds
 _UUID = 36
 _FOLDED = 20
@@ -42,12 +43,9 @@ def error_lines(error: DouaneError) -> Iterator[str]:
 def report(error: DouaneError) -> None:
     """Say what went wrong, without a traceback."""
     for line in error_lines(error):
-        head, colon, rest = line.partition("error:")
-        typer.secho(
-            f"{head}error:" if colon else line, err=True, fg="red" if colon else None, bold=bool(colon), nl=not colon
-        )
-        if colon:
-            typer.echo(rest, err=True)
+        if line.startswith(_ERROR):
+            typer.secho(_ERROR, err=True, fg="red", bold=True, nl=False)
+        typer.echo(line.removeprefix(_ERROR), err=True)
 
 
 def print_json(row: Mapping[str, Any]) -> None:

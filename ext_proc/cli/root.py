@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from typing import Any
 
@@ -23,6 +24,8 @@ class Commands(TyperGroup):
     """Turns a fault into `error: ...` on standard error and exit code 1. Wrong usage stays 2."""
 
     def invoke(self, ctx: Any) -> Any:
+        if os.environ.get("NO_COLOR"):  # no-color.org; Rich heeds it by itself
+            ctx.color = False
         try:
             return super().invoke(ctx)
         except DouaneError as error:

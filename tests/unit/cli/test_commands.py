@@ -381,3 +381,11 @@ def test_check_warns_of_a_folder_that_is_too_deep_for_sockets() -> None:
     result = douane("check", "-c", str(deep / "douane.yaml"))
     assert result.exit_code == 0
     assert "the kernel takes 107" in result.stderr
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch, no_color: str) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    result = CliRunner().invoke(app, ["check"], color=True)
+    assert ("\x1b[31m" in result.stderr) == (not no_color)
+    assert "error: douane.yaml: config.missing" in re.sub(r"\x1b\[\d+m", "", result.stderr)
