@@ -50,7 +50,7 @@ def password(folder: Path, user: User) -> str:
     except (OSError, ValueError) as error:
         raise StoreError(
             "store.password",
-            f"the password of {user} cannot be read from {file}: {error.strerror or error}",
+            f"the password of {user} cannot be read from {file}: {getattr(error, 'strerror', None) or error}",
             remedy="The store makes it at its first start: run `douane up` or `douane store`, as the same user.",
         ) from error
     if not value:
