@@ -193,7 +193,8 @@ class ConnectionIdentity(Model):
     headers: Annotated[tuple[HeaderName, ...], Field(min_length=1)] = ("authorization",)
     """Headers that may hold the caller's token, `Bearer TOKEN`, Basic with the token as password, or bare."""
     require: Literal["caller", "workload", "both"] = "caller"
-    """Whose identity is needed; there is no fallback from one to the other."""
+    """Whose identity is needed; there is no fallback from one to the other. With `both`, the pod's proves where the
+    caller is, and grants look at the caller's claims."""
     max_session: Duration = timedelta(hours=1)
     """The longest life of a session key."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ext_proc.config import Config
@@ -57,8 +56,8 @@ class Grants:
         # Claims are the same object as long as their token is remembered, so most requests evaluate nothing.
         self._held: OrderedDict[tuple[str, int], tuple[SignedClaims, frozenset[str]]] = OrderedDict()
 
-    def allow(self, connection: str, method: str, path: str, callers: Sequence[Caller]) -> Granted | Deny:
-        """Whether a grant of one of the callers allows the request. `path` is without the query."""
+    def allow(self, connection: str, method: str, path: str, caller: Caller) -> Granted | Deny:
+        """Whether a grant of the caller's allows the request. `path` is without the query."""
         scopes = self._scopes.get(connection)
         if scopes is None:
             return _deny(f"there is no connection {connection}", "Register it in douane.yaml.")
@@ -70,16 +69,15 @@ class Grants:
                 f"no scope of the connection {connection} covers this method and path",
                 f"Add one under connections.{connection}.scopes, and a grant for it.",
             )
-        held = {name for caller in callers for name in self._grants_of(caller)}
+        held = self._grants_of(caller)
         for rule in self._rules:
             if rule.name in held:
                 allowed = rule.allow.get(connection, frozenset())
                 for scope in fitting:
                     if scope in allowed:
                         return Granted(rule.name, scope)
-        who = " and ".join(caller.session_label for caller in callers) or "nobody"
         return _deny(
-            f"no grant allows this request on the connection {connection} to {who}",
+            f"no grant allows this request on the connection {connection} to {caller.session_label}",
             f"A grant with one of these scopes would: {', '.join(fitting)}.",
         )
 

@@ -23,10 +23,8 @@ class PolicyStage:
     def run(self, identified: Identified, body: bytes | None) -> Authorized | Deny:
         """`body` is all of it as sent, or None where it is streamed past the decision."""
         exchange = identified.exchange
-        callers = [identified.caller]
-        if identified.workload is not None and identified.workload is not identified.caller:
-            callers.append(identified.workload)
-        granted = self._grants.allow(exchange.connection, exchange.method, exchange.path, callers)
+        # With `require: both` the pod proves where the caller is; what the caller may do is the caller's own.
+        granted = self._grants.allow(exchange.connection, exchange.method, exchange.path, identified.caller)
         if isinstance(granted, Deny):
             return granted
         denied = self._policies.decide(exchange, self._decoded(exchange, body))

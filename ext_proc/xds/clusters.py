@@ -91,7 +91,8 @@ def workers(count: int) -> Cluster:
         load_assignment=_assignment(WORKERS, endpoints),
         health_checks=[
             HealthCheck(
-                timeout=timedelta(seconds=1),
+                # A dead worker refuses at once. What takes long is Envoy itself, loading a changed configuration.
+                timeout=timedelta(seconds=10),
                 interval=timedelta(seconds=1),
                 no_traffic_interval=timedelta(seconds=1),
                 unhealthy_threshold=1,
