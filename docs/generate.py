@@ -1,4 +1,5 @@
-"""Writes docs/configuration.md from the configuration's models and docs/cli.md from the commands' own help.
+"""Writes docs/configuration.md from the configuration's models, docs/cli.md from the commands' own help, and
+docs/reasons.md from the code that refuses.
 
     python docs/generate.py
 
@@ -7,6 +8,8 @@ tests/unit/config/test_reference.py fails while either differs from what this wo
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +152,48 @@ def _duration(seconds: float) -> str:
     return f"{seconds:g}s"
 
 
+_REASON = re.compile(r"[a-z]+(_[a-z]+)*\.[a-z0-9]+(_[a-z0-9]+)*")
+_REASONS = """\
+# Reasons
+
+<!-- Written by docs/generate.py from the code that refuses: edit the messages there. -->
+
+Every refusal, of a request, a configuration or a command, has a short code that stays. A client gets it as `reason`,
+the ledger keeps it in the column `reason`, and logs and commands show it. `...` stands for what a message names.
+
+| reason | what it says |
+|---|---|
+"""
+
+
+def reasons() -> str:
+    """Every constant reason that is passed to something that refuses, with the messages it comes with."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((HERE.parent / "ext_proc").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or len(node.args) < 2:
+                continue
+            name = getattr(node.func, "attr", "") or getattr(node.func, "id", "")
+            reason, message = _text(node.args[0]), _text(node.args[1]) or "..."
+            if _REASON.fullmatch(reason) and (name.endswith("Error") or name in ("Deny", "LocalReply", "__init__")):
+                found.setdefault(reason, []).append(message)
+    rows = [f"| `{reason}` | {'<br>'.join(dict.fromkeys(found[reason]))} |\n" for reason in sorted(found)]
+    return _REASONS + "".join(rows)
+
+
+def _text(node: ast.expr) -> str:
+    """A string as it is shown, `...` for what is put in; empty where it is none."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value.replace("|", "\\|").replace("<", "&lt;")
+    if isinstance(node, ast.JoinedStr):
+        parts = [_text(part) if isinstance(part, ast.Constant) else "..." for part in node.values]
+        return "".join(parts)
+    if isinstance(node, ast.BoolOp):
+        return _text(node.values[-1])
+    return ""
+
+
 if __name__ == "__main__":
+    (HERE / "reasons.md").write_text(reasons(), encoding="utf-8")
     (HERE / "configuration.md").write_text(configuration(), encoding="utf-8")
     (HERE / "cli.md").write_text(cli(), encoding="utf-8")

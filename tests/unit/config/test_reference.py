@@ -23,7 +23,7 @@ def generate() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["configuration", "cli"])
+@pytest.mark.parametrize("page", ["configuration", "cli", "reasons"])
 def test_the_page_is_what_the_code_would_write(generate: ModuleType, page: str) -> None:
     written = (DOCS / f"{page}.md").read_text(encoding="utf-8")
     assert written == getattr(generate, page)(), "run `python docs/generate.py` and commit what it writes"
@@ -44,3 +44,9 @@ def test_the_schema_says_what_it_is_a_schema_of() -> None:
     assert schema["title"] == "douane.yaml"
     assert schema["additionalProperties"] is False
     assert schema["required"] == ["version"]
+
+
+def test_the_reasons_that_clients_meet_are_listed(generate: ModuleType) -> None:
+    page = generate.reasons()
+    for reason in ("identity.expired", "grant.none", "policy.denied", "upstream.timeout", "recording.unavailable"):
+        assert f"| `{reason}` |" in page
