@@ -9,11 +9,9 @@ import argparse
 import asyncio
 import base64
 import contextlib
-import ctypes
 import gc
 import logging
 import os
-import resource
 import secrets
 import signal
 import sys
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("douane.app")
 
-_PR_SET_DUMPABLE = 4
 _AFTER_THE_TRAFFIC = 10
 """Niceness of hub and store: what is recorded may reach ClickHouse a little later, requests should not wait for it."""
 
@@ -52,9 +49,10 @@ def _run() -> None:
     options = parser.parse_args()
     from ext_proc import telemetry
     from ext_proc.config import load, parse
+    from ext_proc.supervisor.privacy import protect_memory
 
     telemetry.configure(telemetry.to_terminal())
-    keep_memory_private()
+    protect_memory()
     if options.snapshot is None:
         loaded = load(options.config)
     else:
@@ -71,12 +69,6 @@ def _run() -> None:
         from ext_proc.hub.store import serve as serve_store
 
         serve_store(loaded.config.store, Path(loaded.config.store.url.removeprefix("embedded:")))
-
-
-def keep_memory_private() -> None:
-    """No core dumps, and no reading of our memory or environment by other processes of the same user."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 async def run_worker(loaded: Loaded, slot: int, fingerprint_key: bytes, seal_key: bytes | None) -> None:
@@ -146,8 +138,8 @@ async def run_worker(loaded: Loaded, slot: int, fingerprint_key: bytes, seal_key
 
 
 def _config_event(digest: str, text: str, origin: str) -> journal_pb2.Event:
+    from ext_proc.exchange import now_us
     from ext_proc.pb import journal_pb2
-    from ext_proc.stream import now_us
 
     return journal_pb2.Event(at_us=now_us(), config=journal_pb2.Config(digest=digest, text=text, origin=origin))
 

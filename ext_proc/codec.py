@@ -346,3 +346,15 @@ def _outcome(flags: envoy_accesslog_data_pb2.ResponseFlags, status: int) -> str:
 
 def _method(number: int) -> str:
     return envoy_core_pb2.RequestMethod.Name(number) if 0 < number < 10 else ""
+
+
+def outcome_of(code_details: str) -> str:
+    """What the end of a response means. Envoy answers in the upstream's place when that fails, and says so here.
+
+    Source: Envoy's response code details (docs: configuration/http/http_conn_man/response_code_details).
+    """
+    if code_details.startswith(("response_timeout", "upstream_per_try_timeout", "request_overall_timeout")):
+        return "timed_out"
+    if code_details.startswith(("upstream_reset", "no_healthy_upstream", "cluster_not_found", "upstream_max_stream")):
+        return "upstream_reset"
+    return "complete"

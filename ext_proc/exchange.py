@@ -5,10 +5,17 @@ The types enforce the order of the stages: `Exchange -> Identified -> Authorized
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NewType
 from uuid import UUID
+
+
+def now_us() -> int:
+    """Microseconds since the Unix epoch: the unit of every time in a record."""
+    return time.time_ns() // 1000
+
 
 SignedClaims = NewType("SignedClaims", Mapping[str, Any])
 """Claims whose signature, issuer, audience and times were verified. Only `oidc` makes one."""

@@ -9,11 +9,9 @@ that is once it is recorded.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from ext_proc import codec
 from ext_proc.decision import Deny
@@ -395,26 +393,4 @@ class Stream:
         """The response is recorded to its end; `last`: Envoy has nothing more of it."""
         assert self._recorder is not None
         self.done = last and self._request_done
-        self._recorder.close(_outcome(self._recorder.code_details or code_details))
-
-
-def _outcome(code_details: str) -> str:
-    """What the end of a response means. Envoy answers in the upstream's place when that fails, and says so here.
-
-    Source: Envoy's response code details (docs: configuration/http/http_conn_man/response_code_details).
-    """
-    if code_details.startswith(("response_timeout", "upstream_per_try_timeout", "request_overall_timeout")):
-        return "timed_out"
-    if code_details.startswith(("upstream_reset", "no_healthy_upstream", "cluster_not_found", "upstream_max_stream")):
-        return "upstream_reset"
-    return "complete"
-
-
-def now_us() -> int:
-    return time.time_ns() // 1000
-
-
-def exchange_of(stream: Stream) -> UUID | None:
-    """For the log: which exchange a stream carries."""
-    head = stream._head
-    return head.exchange.exchange_id if head else None
+        self._recorder.close(codec.outcome_of(self._recorder.code_details or code_details))
