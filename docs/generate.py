@@ -17,13 +17,13 @@ import typer.main
 from typer.cli import get_docs_for_click
 
 from ext_proc.cli.root import app
-from ext_proc.config import json_schema, models, scalars
+from ext_proc.config import base, json_schema, scalars
 
 HERE = Path(__file__).parent
 _INTRODUCTION = """\
 # Configuration
 
-<!-- Written by docs/generate.py from ext_proc/config/models.py: edit the descriptions there. -->
+<!-- Written by docs/generate.py from the models in ext_proc/config: edit the descriptions there. -->
 
 `douane.yaml` is YAML 1.2, read strictly: an unknown or repeated key, a name that nothing has, or a rule that cannot
 hold is an error with its line, its reason code and what to do. `douane init` writes a commented example,
@@ -66,6 +66,13 @@ _SECTIONS = (
     ("`policies[]`", "Policy"),
     ("`policies[].match`", "RuleMatch"),
     ("`policies[].json`", "JsonCondition"),
+    ("`connections.NAME.hold`", "HoldAnswer"),
+    ("`approvals`", "Approvals"),
+    ("`approvals.sign_in`", "SignIn"),
+    ("`approvals.actors.ISSUER`", "Actors"),
+    ("`approvals.notify[]`: Slack-compatible", "Slack"),
+    ("`approvals.notify[]`: webhook", "Webhook"),
+    ("`approvals.notify[]`: e-mail", "Email"),
     ("`masking`", "Masking"),
     ("`recording`", "Recording"),
     ("`recording.spool`", "Spool"),
@@ -79,8 +86,9 @@ def configuration() -> str:
     """docs/configuration.md."""
     schema = json_schema()
     parts = [_INTRODUCTION]
+    by_name = {model.__name__: model for model in base.Model.__subclasses__()}
     for heading, name in _SECTIONS:
-        model: type[models.Model] = getattr(models, name)
+        model = by_name[name]
         node = schema if name == "Config" else schema["$defs"][name]
         parts.append(f"\n## {heading}\n\n| key | value | default | meaning |\n|---|---|---|---|\n")
         for key, field in model.model_fields.items():
@@ -130,7 +138,7 @@ def _type(node: dict[str, Any]) -> str:
 def _default(value: Any) -> str:
     if value is None:
         return "none"
-    if isinstance(value, models.Model):
+    if isinstance(value, base.Model):
         return "as below"
     if value in ((), {}, ""):
         return "none"

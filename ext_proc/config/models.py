@@ -7,21 +7,15 @@ unless validated with the context `{"base_dir": FOLDER}`, as `load` does: then e
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
+from ext_proc.config.approvals import Approvals, HoldAnswer
+from ext_proc.config.base import Model
+from ext_proc.config.credentials import Credential, CredentialSource
+from ext_proc.config.policies import Policy
 from ext_proc.config.scalars import (
-    ENV_PATTERN,
     Duration,
     HeaderName,
     Host,
@@ -31,14 +25,7 @@ from ext_proc.config.scalars import (
     ScopeName,
     Size,
     absolute_after,
-    absolute_command,
 )
-
-
-class Model(BaseModel):
-    """Strict and frozen: an unknown key is an error, and a loaded configuration never changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
 
 class Store(Model):
@@ -56,7 +43,9 @@ class Store(Model):
 
 class Console(Model):
     listen: Listen = "127.0.0.1:15000"
-    """`/readyz` answers 200 here once traffic can flow."""
+    """`/readyz` answers 200 here once traffic can flow; approvers decide here."""
+    url: str | None = None
+    """The console's address as people reach it, for links; by default `http://` and `listen`."""
 
 
 class Tls(Model):
@@ -117,78 +106,6 @@ class Issuer(Model):
     """How long known keys serve while the issuer is away."""
 
 
-class SourceEnv(Model):
-    env: Annotated[str, StringConstraints(pattern=ENV_PATTERN)]
-    """The environment variable of the gate that holds the value."""
-
-
-class SourceFile(Model):
-    file: PathText
-    """A file that holds the value; a final line break is dropped; re-read when it changes."""
-
-
-class SourceExec(Model):
-    exec: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(absolute_command)]
-    """A command that prints the value."""
-    lifetime: Duration = timedelta(minutes=5)
-    """How long a printed value is used."""
-    timeout: Duration = timedelta(seconds=10)
-    """How long the command may take."""
-
-
-def _source(value: Any) -> str | None:
-    """Which form a source is written in, so that only its own faults are reported."""
-    if isinstance(value, SourceEnv | SourceFile | SourceExec):
-        return "source-" + type(value).__name__.removeprefix("Source").lower()
-    named = [key for key in ("env", "file", "exec") if isinstance(value, dict) and key in value]
-    return f"source-{named[0]}" if len(named) == 1 else None
-
-
-CredentialSource = Annotated[
-    Annotated[SourceEnv, Tag("source-env")]
-    | Annotated[SourceFile, Tag("source-file")]
-    | Annotated[SourceExec, Tag("source-exec")],
-    Discriminator(
-        _source,
-        custom_error_type="source_form",
-        custom_error_message="name one source; write `env: NAME`, `file: PATH` or `exec: [PROGRAM, ...]`",
-    ),
-]
-
-
-class Credential(Model):
-    name: Name | None = None
-    """What the ledger calls it; by default the place it goes to."""
-    header: HeaderName | None = None
-    """Put the value in this header."""
-    query: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
-    """Put the value in this query parameter."""
-    bearer: bool = False
-    """Put `Bearer VALUE` in `authorization`."""
-    basic: str | None = None
-    """Put `Basic` of this user name and the value in `authorization`."""
-    source: Annotated[CredentialSource, Field(alias="from")]
-    """Where the value comes from: `env`, `file` or `exec`."""
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Credential:
-        places = [self.header is not None, self.query is not None, self.bearer, self.basic is not None]
-        if sum(places) != 1:
-            raise ValueError("name exactly one place for the credential: header, query, bearer or basic")
-        return self
-
-    @property
-    def place(self) -> str:
-        """`header:NAME` or `query:NAME`: where the value goes, and what is removed there first."""
-        if self.query is not None:
-            return f"query:{self.query}"
-        return f"header:{self.header or 'authorization'}"
-
-    @property
-    def label(self) -> str:
-        return self.name or self.place.partition(":")[2]
-
-
 class ConnectionIdentity(Model):
     headers: Annotated[tuple[HeaderName, ...], Field(min_length=1)] = ("authorization",)
     """Headers that may hold the caller's token, `Bearer TOKEN`, Basic with the token as password, or bare."""
@@ -224,6 +141,8 @@ class Connection(Model):
     """A body that cannot be decoded to look for secrets is refused, or stored encrypted (`recording.seal_key`)."""
     timeout: Duration = timedelta(seconds=300)
     """How long the upstream may take to begin its answer."""
+    hold: HoldAnswer = HoldAnswer()
+    """What a client is told whose request waited for a person for as long as it may."""
 
     @model_validator(mode="after")
     def _reachable(self) -> Connection:
@@ -241,35 +160,6 @@ class Grant(Model):
     """CEL over `claims`; true grants the scopes."""
     allow: dict[Name, tuple[ScopeName, ...]]
     """Scopes by connection."""
-
-
-class RuleMatch(Model):
-    """Which requests a rule looks at; every key given must fit."""
-
-    connection: Name | None = None
-    """Only this connection; otherwise all."""
-    requests: tuple[str, ...] = ("* /**",)
-    """`METHOD PATH` patterns, as in scopes."""
-
-
-class JsonCondition(Model):
-    path: str
-    """A JSON path: `$.widgets[*].definition.type`; `$..type` finds `type` at any depth."""
-    any_of: Annotated[tuple[str | int | bool, ...], Field(min_length=1)]
-    """True when any value found there is one of these."""
-
-
-class Policy(Model):
-    name: Name
-    """What the ledger and the refused client are told."""
-    match: RuleMatch = RuleMatch()
-    """Which requests it looks at; by default all."""
-    effect: Literal["deny"]
-    """What happens to them."""
-    json_body: Annotated[JsonCondition | None, Field(alias="json")] = None
-    """Deny only when the JSON body says so. A body that cannot be read as JSON is denied: `policy.uninspectable`."""
-    message: str = ""
-    """What the caller is told."""
 
 
 class Masking(Model):
@@ -332,10 +222,9 @@ class Config(Model):
     """Who may do what; everything else is denied."""
     policies: tuple[Policy, ...] = ()
     """What is refused even where a grant allows it."""
+    approvals: Approvals = Approvals()
+    """Who may approve held requests, and who is told of them."""
     masking: Masking = Masking()
     """What is made unreadable before anything is written."""
     recording: Recording = Recording()
     """How safely and how long records are kept."""
-
-
-Store.model_rebuild()

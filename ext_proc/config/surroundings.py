@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ext_proc.config.credentials import CredentialSource, SourceEnv, SourceFile
 from ext_proc.config.explain import raise_all
-from ext_proc.config.models import Config, CredentialSource, SourceEnv, SourceFile
+from ext_proc.config.models import Config
 from ext_proc.config.positions import YamlPath, show
 from ext_proc.errors import ConfigError
 
