@@ -24,7 +24,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ext_proc import hubclient
 from ext_proc.config import Hub, Tls
 from ext_proc.errors import HubError
 from ext_proc.exchange import SignedClaims
@@ -32,6 +31,7 @@ from ext_proc.hub.authority import Sessions
 from ext_proc.hub.replica import Replicas
 from ext_proc.hub.server import listening, own
 from ext_proc.hubclient import Authority, HubClient
+from ext_proc.hubclient import authority as hubclient
 from ext_proc.pb import hub_pb2
 
 CLAIMS = SignedClaims({"iss": "https://issuer.example", "sub": "repo:é", "run_id": "1"})

@@ -9,7 +9,7 @@ import pytest
 
 from ext_proc.hub import authority
 from ext_proc.hub.authority import SessionError, Sessions
-from ext_proc.hubclient import _digest
+from ext_proc.hubclient.authority import _digest
 
 
 @pytest.fixture
