@@ -233,7 +233,7 @@ def forward_trailers(
 
 def refuse(deny: Deny, exchange_id: UUID) -> ProcessingResponse:
     """A refusal, as the client sees it."""
-    return reply(deny.http_status, refusal_body(deny, exchange_id), details=deny.reason)
+    return reply(deny.http_status, refusal_body(deny, exchange_id), details=deny.reason, headers=deny.headers)
 
 
 def refusal_body(deny: Deny, exchange_id: UUID) -> bytes:
@@ -241,15 +241,17 @@ def refusal_body(deny: Deny, exchange_id: UUID) -> bytes:
     body = {"reason": deny.reason, "message": deny.message, "exchange_id": str(exchange_id)}
     if deny.remedy:
         body["remedy"] = deny.remedy
+    if deny.approval_id:
+        body |= {"approval_id": deny.approval_id, "approval_url": deny.approval_url}
     return json.dumps(body, ensure_ascii=False).encode() + b"\n"
 
 
-def reply(status: int, body: bytes, *, details: str) -> ProcessingResponse:
-    """An answer of our own, with `REPLY_HEADERS`."""
+def reply(status: int, body: bytes, *, details: str, headers: Sequence[tuple[str, bytes]] = ()) -> ProcessingResponse:
+    """An answer of our own, with `REPLY_HEADERS` and `headers`."""
     answer = ProcessingResponse()
     immediate = answer.immediate_response
     immediate.status.code = status  # type: ignore[assignment]  # an open enum: see envoy_type.proto
-    for name, value in REPLY_HEADERS:
+    for name, value in (*REPLY_HEADERS, *headers):
         _put(immediate.headers.set_headers.add(), name, value)
     immediate.body = body
     immediate.details = details.replace(" ", "_")

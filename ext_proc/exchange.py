@@ -1,6 +1,6 @@
 """One HTTP exchange as the pipeline sees it: multi-valued headers, phases as types, no I/O.
 
-The types enforce the order of the stages: `Exchange -> Identified -> Authorized`.
+The types enforce the order of the stages: `Exchange -> Identified -> Authorized -> Approved`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NewType
 from uuid import UUID
+
+from ext_proc.decision import NO_OBLIGATIONS, Hold, Obligations, RuleHit
 
 
 def now_us() -> int:
@@ -91,8 +93,22 @@ class Identified:
 
 @dataclass(frozen=True, slots=True)
 class Authorized:
-    """An identified exchange that a grant's scope allows. `grant` and `scope` are names in douane.yaml."""
+    """An identified exchange that a grant's scope allows and no policy denies. `grant` and `scope` are names in
+    douane.yaml; a `hold` must be lifted before it may pass."""
 
     identified: Identified
     grant: str
     scope: str
+    operation: str = ""
+    hold: Hold | None = None
+    obligations: Obligations = NO_OBLIGATIONS
+    hits: tuple[RuleHit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """An authorized exchange that nothing holds any more. `approval_id` is empty where nothing held it."""
+
+    authorized: Authorized
+    approval_id: str = ""
+    approved_by: tuple[str, ...] = ()

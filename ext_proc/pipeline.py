@@ -3,10 +3,11 @@
     0 protocol    what no request may do                     stages/protocol.py
     1 identity    Exchange   -> Identified                   stages/identity.py
     2 policy      Identified -> Authorized                   stages/policy.py
-    4 credential  Authorized -> what changes on the way out  stages/credential.py
+    3 approval    Authorized -> Approved                     stages/approval.py, where a policy holds the request
+    4 credential  Approved   -> what changes on the way out  stages/credential.py
     5 record      around all of them                         stages/record.py, driven by `stream`
 
-(3 is the approval of a held request; the numbers are those of docs/architecture.md.)
+The numbers are those of docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from collections.abc import Awaitable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+from ext_proc.approvals import Shown
 from ext_proc.decision import Deny
 from ext_proc.errors import DouaneError, ProtocolError
-from ext_proc.exchange import Authorized, Exchange, Identified
+from ext_proc.exchange import Approved, Authorized, Exchange, Headers, Identified
 from ext_proc.oidc import Presented
 from ext_proc.runtime import CompiledConnection, Snapshot
 from ext_proc.stages import protocol
+from ext_proc.stages.approval import Waiting
 from ext_proc.stages.credential import Injected
 
 log = logging.getLogger("douane.pipeline")
@@ -35,9 +38,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A request that may pass: who, by which grant, and how its head changes."""
+    """A request that may pass: who, by which grant and whose approval, and how its head changes."""
 
-    authorized: Authorized
+    approved: Approved
     injected: Injected
 
 
@@ -60,14 +63,33 @@ class Pipeline:
     def needs_body(self, exchange: Exchange) -> bool:
         return self._snapshot.policy.needs_body(exchange.connection, exchange.method, exchange.path)
 
-    async def authorize(self, identified: Identified, body: bytes | None) -> Passage | Deny:
-        """Stages 2 and 4, with the whole body as sent, or None where it is streamed past the decision."""
+    async def authorize(self, identified: Identified, body: bytes | None) -> Authorized | Deny:
+        """Stage 2, with the whole body as sent, or None where it is streamed past the decision."""
 
-        async def stages() -> Passage | Deny:
+        async def stages() -> Authorized | Deny:
             authorized = self._snapshot.policy.run(identified, body)
-            if isinstance(authorized, Deny):
-                return authorized
-            return Passage(authorized, await self._connection.credential.run(identified.exchange))
+            if isinstance(authorized, Authorized) and authorized.hold is not None and body is None:
+                return Deny(
+                    "policy.uninspectable",
+                    "this request must be approved, and its body cannot be at hand before it passes",
+                    policy=authorized.hold.requirements[0].policy,
+                    remedy="Send it on a connection with `body: inspect`, without upgrade, within max_inspect.",
+                    hits=authorized.hits,
+                )
+            return authorized
+
+        return await _guarded(stages())
+
+    async def hold(self, authorized: Authorized, body: bytes, trailers: Headers, shown: Shown) -> Waiting | Deny:
+        """Stage 3 begins: the approval is open. What becomes of it is `Waiting.outcome`, which has no deadline here."""
+        return await _guarded(self._connection.approval.open(authorized, body, trailers, shown))
+
+    async def inject(self, approved: Approved) -> Passage | Deny:
+        """Stage 4."""
+
+        async def stages() -> Passage:
+            exchange = approved.authorized.identified.exchange
+            return Passage(approved, await self._connection.credential.run(exchange))
 
         return await _guarded(stages())
 

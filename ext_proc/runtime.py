@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 
 from ext_proc import config
 from ext_proc.credentials import Credentials
+from ext_proc.decision import Obligations
 from ext_proc.errors import DouaneError
 from ext_proc.exchange import Exchange
 from ext_proc.masking import ExchangeMasker, Known, Masker
 from ext_proc.oidc import KeySets, Presented, Verifier
 from ext_proc.rules import Grants, Policies
+from ext_proc.stages.approval import ApprovalStage
 from ext_proc.stages.credential import CredentialStage
 from ext_proc.stages.identity import IdentityStage, WorkloadToken
 from ext_proc.stages.policy import PolicyStage
@@ -38,6 +40,7 @@ class CompiledConnection:
     route: str
     config: config.Connection
     credentials: Credentials
+    approval: ApprovalStage
     credential: CredentialStage
     credential_headers: tuple[str, ...]
     upstream_host: str
@@ -53,6 +56,7 @@ class Snapshot:
     policy: PolicyStage
     sessions: SessionEndpoint
     masker: Masker
+    max_decoded: int
     connections: dict[str, CompiledConnection]
     maskers: OrderedDict[Hashable, ExchangeMasker] = field(default_factory=OrderedDict, repr=False)
 
@@ -62,14 +66,18 @@ class Snapshot:
         exchange: Exchange,
         presented: Presented,
         secrets: Sequence[tuple[str, bytes]],
+        obligations: Obligations,
     ) -> ExchangeMasker:
         """The masker of one exchange: the caller's tokens, what it sent in a credential's place, and the real ones;
-        `secrets` (name, value) are others that must not be stored."""
+        `secrets` (name, value) are others that must not be stored, `obligations` say what else is masked."""
         sent = [v for name in connection.credential_headers for v in exchange.headers.all(name)]
-        key = (connection.credentials.known(), presented.tokens, presented.placeholders, tuple(sent), tuple(secrets))
+        known = connection.credentials.known()
+        more = (obligations.mask_headers, obligations.mask_json)
+        key = (known, presented.tokens, presented.placeholders, tuple(sent), tuple(secrets), more)
         masker = self.maskers.get(key)
         if masker is None:
-            masker = self.maskers[key] = self._new_masker(connection, sent, presented, secrets)
+            rules = self.masker.also(*more) if any(more) else self.masker
+            masker = self.maskers[key] = self._new_masker(rules, connection, sent, presented, secrets)
             if len(self.maskers) > _MASKERS:
                 self.maskers.popitem(last=False)
         return masker
@@ -85,6 +93,7 @@ class Snapshot:
 
     def _new_masker(
         self,
+        rules: Masker,
         connection: CompiledConnection,
         sent: Sequence[bytes],
         presented: Presented,
@@ -95,7 +104,7 @@ class Snapshot:
         known += [Known("token", token) for token in presented.tokens]
         known += [Known("placeholder", value) for value in presented.placeholders]
         known += [Known("placeholder", value) for value in sent if value and value not in presented.tokens]
-        return self.masker.exchange(known)
+        return rules.exchange(known)
 
 
 class Runtime:
@@ -152,6 +161,13 @@ class Runtime:
                 route=route,
                 config=connection,
                 credentials=credentials,
+                approval=ApprovalStage(
+                    self._authority,
+                    connection,
+                    settings.gate.name,
+                    [c.label for c in connection.credentials],
+                    upstream=connection.upstream,
+                ),
                 credential=CredentialStage(credentials, connection.identity.headers),
                 credential_headers=tuple(dict.fromkeys(headers)),
                 upstream_host=urlsplit(connection.upstream).netloc,
@@ -165,5 +181,6 @@ class Runtime:
             masker=Masker(
                 settings.masking, self._fingerprint_key, settings.recording.max_decoded, seal_key=self._seal_key
             ),
+            max_decoded=settings.recording.max_decoded,
             connections=connections,
         )

@@ -10,13 +10,14 @@ that is once it is recorded.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ext_proc import codec
-from ext_proc.decision import Deny
+from ext_proc.decision import NO_OBLIGATIONS, Deny, Obligations
 from ext_proc.errors import DouaneError, RecordError
-from ext_proc.exchange import Headers, Identified
+from ext_proc.exchange import Approved, Authorized, Headers, Identified
 from ext_proc.oidc import Presented
 from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingResponse
 from ext_proc.pipeline import Passage, Pipeline, denial, unknown_route
@@ -24,11 +25,13 @@ from ext_proc.stages.protocol import METHOD_OVERRIDES, SESSION_PATH
 from ext_proc.stages.record import REQUEST, RESPONSE, Recorder, is_interactive
 
 if TYPE_CHECKING:
+    from ext_proc.masking import ExchangeMasker
     from ext_proc.runtime import CompiledConnection, Runtime, Snapshot
     from ext_proc.spool import Spool
     from ext_proc.stages.credential import Injected
 
 Answers = list[ProcessingResponse]
+Secrets = tuple[tuple[str, bytes], ...]
 
 _PER_MESSAGE = ("sec-websocket-extensions", "grpc-accept-encoding")
 
@@ -212,16 +215,24 @@ class Stream:
         self._let_go()
         assert self._head is not None
         assert self._identified is not None
-        passage = await self._pipeline.authorize(self._identified, body)
+        authorized = await self._pipeline.authorize(self._identified, body)
+        if isinstance(authorized, Deny):
+            return await self._refuse(authorized)
+        if authorized.hold is not None:
+            assert body is not None
+            approved = await self._hold(authorized, body, trailers)
+        else:
+            approved = Approved(authorized)
+        passage = approved if isinstance(approved, Deny) else await self._pipeline.inject(approved)
         if isinstance(passage, Deny):
             return await self._refuse(passage)
         self._collected = None
-        recorder = self._recorder = self._new_recorder()
-        recorder.open()
-        if body:
-            recorder.request_body(body, last=trailers is None)
-        if trailers is not None:
-            recorder.trailers(REQUEST, trailers)
+        masker = self._masker(authorized.obligations)
+        if self._recorder is None:
+            recorder = self._begin_record(masker, body, trailers)
+        else:
+            recorder = self._recorder
+            recorder.use(masker)
         self._record_verdict(recorder, passage)
         await recorder.commit()
         self._spool.met(self)
@@ -233,24 +244,80 @@ class Stream:
             answers += codec.forward_request_body(body, last=trailers is None)
         return answers
 
+    async def _hold(self, authorized: Authorized, body: bytes, trailers: Headers | None) -> Approved | Deny:
+        """Wait for people. Until one has decided, what is held stands in the ledger's journal as such."""
+        recorder = self._begin_record(self._masker(authorized.obligations), body, trailers)
+        shown = recorder.shown(body, self._snapshot.max_decoded, authorized.hits)
+        waiting = await self._pipeline.hold(authorized, body, trailers or Headers(), shown)
+        self._collected = None
+        if isinstance(waiting, Deny):
+            return waiting
+        try:
+            held = Deny("approval.pending", "waits for a person", decision="hold", hits=authorized.hits)
+            assert authorized.hold is not None
+            policy = ",".join(r.policy for r in authorized.hold.requirements)
+            self._verdict(recorder, replace(held, policy=policy), approval_id=waiting.approval_id, of=authorized)
+            await recorder.commit()
+            self._spool.met(self)
+            return await waiting.outcome()
+        finally:
+            await waiting.close()
+
+    def _begin_record(self, masker: ExchangeMasker, body: bytes | None, trailers: Headers | None) -> Recorder:
+        recorder = self._recorder = self._new_recorder(masker)
+        recorder.open()
+        if body:
+            recorder.request_body(body, last=trailers is None)
+        if trailers is not None:
+            recorder.trailers(REQUEST, trailers)
+        return recorder
+
     def _record_verdict(self, recorder: Recorder, passage: Passage) -> None:
-        identified = passage.authorized.identified
-        recorder.verdict(
+        approved = passage.approved
+        self._verdict(
+            recorder,
             None,
-            policy=passage.authorized.grant,
             credentials=passage.injected.labels,
-            caller=identified.caller,
-            workload=identified.workload,
+            approval_id=approved.approval_id,
+            approved_by=approved.approved_by,
+            of=approved.authorized,
         )
 
-    def _new_recorder(self, secrets: tuple[tuple[str, bytes], ...] = ()) -> Recorder:
+    def _verdict(
+        self,
+        recorder: Recorder,
+        deny: Deny | None,
+        *,
+        of: Authorized | None = None,
+        credentials: Sequence[str] = (),
+        approval_id: str = "",
+        approved_by: Sequence[str] = (),
+    ) -> None:
+        who = self._identified
+        recorder.verdict(
+            deny,
+            policy=of.grant if of else "",
+            operation=of.operation if of else "",
+            hits=of.hits if of else deny.hits if deny else (),
+            credentials=credentials,
+            caller=who.caller if who else None,
+            workload=who.workload if who else None,
+            approval_id=approval_id,
+            approved_by=approved_by,
+        )
+
+    def _masker(self, obligations: Obligations = NO_OBLIGATIONS, secrets: Secrets = ()) -> ExchangeMasker:
         assert self._head is not None
-        exchange = self._head.exchange
-        masker = self._snapshot.exchange_masker(self._connection, exchange, self._presented, secrets)
+        return self._snapshot.exchange_masker(
+            self._connection, self._head.exchange, self._presented, secrets, obligations
+        )
+
+    def _new_recorder(self, masker: ExchangeMasker) -> Recorder:
+        assert self._head is not None
         return Recorder(
             self._spool,
             self._attempt,
-            exchange,
+            self._head.exchange,
             masker,
             host=self._connection.upstream_host,
             digest=self._snapshot.digest,
@@ -262,30 +329,47 @@ class Stream:
         self._let_go()
         assert self._head is not None
         self.done = True
-        recorder = self._new_recorder()
-        recorder.open()
-        if self._collected:
-            try:
-                recorder.request_body(b"".join(self._collected), last=True)
-            except DouaneError as fault:  # the refused body cannot be looked into, so it is not kept
-                deny = replace(deny, message=f"{deny.message} (the body is not recorded: {fault.reason})")
-        who = self._identified
-        recorder.verdict(deny, caller=who.caller if who else None, workload=who.workload if who else None)
-        body = codec.refusal_body(deny, self._head.exchange.exchange_id)
-        return await self._answer(recorder, deny.http_status, body, outcome="denied", reason=deny.reason)
+        recorder = self._recorder
+        if recorder is None:
+            recorder = self._new_recorder(self._masker())
+            recorder.open()
+            if self._collected:
+                try:
+                    recorder.request_body(b"".join(self._collected), last=True)
+                except DouaneError as fault:  # the refused body cannot be looked into, so it is not kept
+                    deny = replace(deny, message=f"{deny.message} (the body is not recorded: {fault.reason})")
+        self._verdict(recorder, deny, approval_id=deny.approval_id)
+        return await self._answer(
+            recorder,
+            deny.http_status,
+            codec.refusal_body(deny, self._head.exchange.exchange_id),
+            outcome="denied",
+            reason=deny.reason,
+            headers=deny.headers,
+        )
 
-    async def _answer(self, recorder: Recorder, status: int, body: bytes, *, outcome: str, reason: str) -> Answers:
+    async def _answer(
+        self,
+        recorder: Recorder,
+        status: int,
+        body: bytes,
+        *,
+        outcome: str,
+        reason: str,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> Answers:
         """Answer the client ourselves, once that is recorded."""
         assert self._head is not None
         self._recorder = recorder
-        recorder.response_head(status, codec.REPLY_HEADERS, reason, "", last=False)
+        recorder.response_head(status, Headers((*codec.REPLY_HEADERS, *headers)), reason, "", last=False)
         recorder.response_body(body, last=True)
         recorder.close(outcome, reason)
         try:
             await recorder.commit()
         except RecordError as fault:
             return [codec.refuse(denial(fault), self._head.exchange.exchange_id)]
-        return [codec.reply(status, body, details=reason or "session.served")]  # Envoy spares details in this form
+        # Envoy spares details in this form
+        return [codec.reply(status, body, details=reason or "session.served", headers=headers)]
 
     async def _fail(self, deny: Deny) -> Answers:
         """A fault outside the stages. Envoy passes the refusal on while the answer's head has not left, and cuts the
@@ -316,7 +400,7 @@ class Stream:
         if isinstance(answer, Deny):
             return await self._refuse(answer)
         self.done = True
-        recorder = self._new_recorder(answer.secrets)
+        recorder = self._new_recorder(self._masker(secrets=answer.secrets))
         recorder.open()
         recorder.verdict(None, policy="session", caller=identified.caller, workload=identified.workload)
         return await self._answer(recorder, answer.status, answer.text(), outcome="complete", reason="")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ext_proc.config.models import Masking
@@ -53,6 +54,16 @@ class Masker:
             seal_key=seal_key,
         )
 
+    def also(self, headers: Iterable[str], json_paths: Iterable[str]) -> Masker:
+        """The same rules with more headers and JSON paths."""
+        masker = copy(self)
+        masker._rules = replace(
+            self._rules,
+            headers=self._rules.headers.union(headers),
+            paths=(*self._rules.paths, *(parse(p) for p in json_paths)),
+        )
+        return masker
+
     def exchange(self, known: Iterable[Known] = ()) -> ExchangeMasker:
         """The masking of one exchange, whose token, credentials and placeholders are `known`."""
         return ExchangeMasker(self._rules, tuple(known))
@@ -80,6 +91,10 @@ class ExchangeMasker:
     def text(self, place: str, value: str) -> tuple[str, list[journal_pb2.Mask]]:
         """`path` or `query` as stored, and its masks (offsets in UTF-8 bytes)."""
         return self._fields.text(place, value)
+
+    def fingerprint(self, secret: bytes) -> str:
+        """As `Masker.fingerprint`."""
+        return self._rules.marker.fingerprint(secret)
 
     def headers(self, place: str, headers: Headers) -> tuple[list[tuple[str, bytes]], list[journal_pb2.Mask]]:
         """Fields or trailers as stored, and their masks; `place` is req_headers, resp_trailers and so on."""

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from ext_proc.decision import Deny
+from ext_proc.approvals import SHOWN_BODY, Shown
+from ext_proc.decision import Deny, RuleHit
 from ext_proc.errors import DouaneError, RecordError
 from ext_proc.exchange import Caller, Exchange, Headers
+from ext_proc.masking import codings
 from ext_proc.pb import journal_pb2
 
 if TYPE_CHECKING:
@@ -108,17 +110,22 @@ class Recorder:
         caller: Caller | None = None,
         workload: Caller | None = None,
         approval_id: str = "",
+        approved_by: Sequence[str] = (),
+        hits: Sequence[RuleHit] = (),
     ) -> None:
-        """What was decided, about whom, and with which credential (its name). None allows."""
+        """What was decided, about whom, and with which credential (its name). None allows; a Deny whose decision is
+        `hold` may still be lifted by a later verdict."""
         event = self._event().verdict
         event.policy = policy
         event.operation = operation
         event.approval_id = approval_id
+        event.approved_by.extend(approved_by)
         event.credential = ",".join(credentials)
+        event.hits.extend(self._hits(hits))
         if verdict is None:
             event.decision = "allow"
         else:
-            event.decision = "deny"
+            event.decision = verdict.decision
             event.reason = verdict.reason
             event.message = verdict.message
             event.policy = verdict.policy or policy
@@ -126,6 +133,51 @@ class Recorder:
             event.caller.CopyFrom(_identity(caller))
         if workload is not None:
             event.workload.CopyFrom(_identity(workload))
+
+    def shown(self, body: bytes, max_decoded: int, hits: Sequence[RuleHit]) -> Shown:
+        """The request for the eyes of approvers, after `open`: what the ledger has of its head, and the body's text.
+
+        `body` is as sent, of at most `max_decoded` bytes when decoded; one that cannot be decoded is not shown."""
+        opened = next(e.opened for e in self._pending if e.WhichOneof("event") == "opened")
+        headers = self._exchange.headers
+        try:
+            decoder = codings.decoder(_codings(headers))
+            text = body if decoder is None else decoder.feed(body, max_decoded)
+        except (codings.CodingError, codings.TooLargeError):
+            text = b""
+        masker = self._masker.body(REQUEST, headers.first("content-type") or b"", b"")
+        masked = masker.feed(text, True).record
+        return Shown(
+            path=opened.path,
+            query=opened.query,
+            headers=[(header.name, header.value) for header in opened.headers],
+            body=masked[:SHOWN_BODY],
+            body_size=len(masked),
+            hits_json=[_hit_json(hit) for hit in self._hits(hits)],
+        )
+
+    def use(self, masker: ExchangeMasker) -> None:
+        """For what comes from now on: a credential that was fetched meanwhile is known to it."""
+        self._masker = masker
+
+    def _hits(self, hits: Sequence[RuleHit]) -> list[journal_pb2.RuleHit]:
+        """The values are the caller's, so they are masked as any text would be, each beside its path, so that a field's
+        name tells what it holds; and what is masked in the request itself (at a configured place, say) is here, too."""
+        hidden = {mask.fingerprint for event in self._pending for mask in _masks(event)} if hits else set()
+        found = []
+        for hit in hits:
+            values = {
+                path: "[masked]" if hidden and self._masker.fingerprint(str(value).encode()) in hidden else value
+                for path, value in hit.values.items()
+            }
+            text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), default=str)
+            masked, _ = self._masker.text("rules", text)
+            found.append(
+                journal_pb2.RuleHit(
+                    policy=hit.policy, digest=hit.digest, effect=hit.effect, mode=hit.mode, values_json=masked
+                )
+            )
+        return found
 
     def request_body(self, data: bytes, last: bool) -> bytes:
         interactive = is_interactive(self._exchange.headers, upgraded="upgrade" in dict(self._exchange.headers))
@@ -270,6 +322,20 @@ class Recorder:
         if direction not in self._bodies:
             return b""
         return self._body(direction, Headers(), b"", True, interactive=False)
+
+
+def _masks(event: journal_pb2.Event) -> Sequence[journal_pb2.Mask]:
+    kind = event.WhichOneof("event")
+    return getattr(getattr(event, kind), "masks", ()) if kind else ()
+
+
+def _hit_json(hit: journal_pb2.RuleHit) -> str:
+    """As approvers see it. The values are JSON unless a mask cut into their form."""
+    try:
+        values = json.loads(hit.values_json)
+    except ValueError:
+        values = hit.values_json
+    return json.dumps({"policy": hit.policy, "digest": hit.digest, "effect": hit.effect, "values": values})
 
 
 @lru_cache(maxsize=256)
