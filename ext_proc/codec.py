@@ -19,6 +19,7 @@ from ext_proc.pb import envoy_accesslog_data_pb2, envoy_core_pb2, envoy_ext_proc
 from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 
 Direction = Literal["request", "response"]
+Answers = list[ProcessingResponse]
 
 MAX_STREAMED_CHUNK = 60_000
 """Envoy takes at most 64 KB in one streamed_response; some room is left for the message around it."""

@@ -94,3 +94,7 @@ class StoreError(DouaneError):
     """ClickHouse, or the embedded store, refused or is away."""
 
     default_status = 503
+
+
+class Cut(Exception):  # noqa: N818  (not an error of ours: the stream is ended on purpose)
+    """The exchange cannot go on and its head has left: the connection must be cut."""

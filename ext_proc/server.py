@@ -17,13 +17,13 @@ import grpc
 import grpc.aio
 
 from ext_proc import codec
-from ext_proc.errors import DouaneError, RecordError
+from ext_proc.errors import Cut, DouaneError, RecordError
 from ext_proc.exchange import now_us
 from ext_proc.pb import journal_pb2
 from ext_proc.pb.control_pb2 import ApplyReply, ApplyRequest
 from ext_proc.pb.envoy_accesslog_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
 from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingRequest, ProcessingResponse
-from ext_proc.stream import Cut, Stream
+from ext_proc.stream import Stream
 
 if TYPE_CHECKING:
     from ext_proc.runtime import Runtime

@@ -3,26 +3,25 @@
 Envoy's phases go in, Envoy's answers come out. `server` moves them over gRPC; tests/playbook scripts them.
 
 The request runs FULL_DUPLEX_STREAMED: nothing goes on before its head is answered, so the head's answer waits for the
-body where the body is inspected. The response runs STREAMED: each chunk goes on when it is acknowledged, in order, and
-that is once it is recorded.
+body where the body is inspected. What becomes of the response: `ext_proc.response`.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ext_proc import codec
+from ext_proc.codec import Answers
 from ext_proc.decision import NO_OBLIGATIONS, Deny, Obligations
-from ext_proc.errors import DouaneError, RecordError
+from ext_proc.errors import Cut, DouaneError, RecordError
 from ext_proc.exchange import Approved, Authorized, Headers, Identified
 from ext_proc.oidc import Presented
-from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingResponse
 from ext_proc.pipeline import Passage, Pipeline, denial, unknown_route
+from ext_proc.response import Response, StreamedResponse, UnseenResponse
 from ext_proc.stages.protocol import METHOD_OVERRIDES, SESSION_PATH
-from ext_proc.stages.record import REQUEST, RESPONSE, Recorder, is_interactive
+from ext_proc.stages.record import REQUEST, Recorder, is_interactive
 
 if TYPE_CHECKING:
     from ext_proc.masking import ExchangeMasker
@@ -30,17 +29,12 @@ if TYPE_CHECKING:
     from ext_proc.spool import Spool
     from ext_proc.stages.credential import Injected
 
-Answers = list[ProcessingResponse]
 Secrets = tuple[tuple[str, bytes], ...]
 
 _PER_MESSAGE = ("sec-websocket-extensions", "grpc-accept-encoding")
 
 MOST_AWAITED = 64 << 20
 """Bytes of request bodies that a worker holds at a time while their decisions wait for the rest of them."""
-
-
-class Cut(Exception):  # noqa: N818  (not an error of ours: the stream is ended on purpose)
-    """The exchange cannot go on and its head has left: the connection must be cut."""
 
 
 class Stream:
@@ -63,32 +57,26 @@ class Stream:
         self._size = 0
         self._recorder: Recorder | None = None
         self._request_done = False
-        self._unacknowledged: deque[bytes] = deque()  # response chunks whose record is not complete yet
-        self._response_left = -1  # bytes of the response's body still to come; negative where only its end tells
-        self._released = bytearray()  # response bytes that may go, not yet a whole chunk of Envoy's
+        self._response: Response = UnseenResponse()
         self.done = False
 
     @property
     def waiting(self) -> bool:
         """True while a response chunk waits to be acknowledged, see `on_idle`."""
-        return bool(self._unacknowledged)
+        return self._response.waiting
 
     async def on(self, phase: codec.Phase) -> Answers:
         """One phase of Envoy's. Raises Cut where the stream must be aborted."""
         try:
             match phase:
-                case codec.Body("response"):
-                    return await self._on_response_body(phase)
+                case codec.Body("response") | codec.ResponseHead() | codec.Trailers("response"):
+                    return await self._on_response(phase)
                 case codec.Body("request"):
                     return await self._on_request_body(phase)
                 case codec.RequestHead():
                     return await self._on_request_head(phase)
-                case codec.ResponseHead():
-                    return await self._on_response_head(phase)
                 case codec.Trailers("request"):
                     return await self._on_request_trailers(phase)
-                case codec.Trailers("response"):
-                    return await self._on_response_trailers(phase)
                 case _:
                     raise Cut("gate.unknown_message")
         except DouaneError as fault:
@@ -233,6 +221,7 @@ class Stream:
         else:
             recorder = self._recorder
             recorder.use(masker)
+        self._response = StreamedResponse(recorder, self._head.exchange)
         self._record_verdict(recorder, passage)
         await recorder.commit()
         self._spool.met(self)
@@ -407,74 +396,12 @@ class Stream:
 
     # --- the response ------------------------------------------------------------------------------------------------
 
-    async def _on_response_head(self, head: codec.ResponseHead) -> Answers:
-        recorder = self._recorder
-        if recorder is None:  # Envoy refused the request before we saw it; its access log records that
-            self.done = head.last
-            return [codec.forward_response_head()]
-        changes = recorder.response_head(
-            head.status, head.headers, head.code_details, head.upstream_address, last=head.last
-        )
-        length = head.headers.first("content-length") or b""
-        if length.isdigit() and self._head is not None and self._head.exchange.protocol.startswith("HTTP/1"):
-            self._response_left = int(length)
-        if head.last or self._response_left == 0:
-            self._complete(head.code_details, last=head.last)
-        await recorder.commit()
-        recorder.response_started = True
-        return [codec.forward_response_head(changes)]
-
-    async def _on_response_body(self, body: codec.Body) -> Answers:
-        recorder = self._recorder
-        if recorder is None:
-            self.done = body.last
-            return [codec.forward_response_body(body.data, body.data)]
-        if recorder.closed:  # its last byte has passed, and this only says so
-            if body.data:
-                raise Cut("gate.response_too_long")
-            self._complete("", last=body.last)
-            return [codec.forward_response_body(b"", b"")]
-        self._response_left -= len(body.data)
-        # An HTTP/1 client that has every byte it was promised may leave before Envoy says that this was the end.
-        whole = body.last or self._response_left == 0
-        self._unacknowledged.append(body.data)
-        self._released += recorder.response_body(body.data, whole)
-        if whole:
-            self._complete("", last=body.last)
-        await recorder.commit()
-        return self._acknowledge(everything=whole)
-
-    async def _on_response_trailers(self, trailers: codec.Trailers) -> Answers:
-        recorder = self._recorder
-        if recorder is None:
+    async def _on_response(self, phase: codec.Phase) -> Answers:
+        answers = await self._response.on(phase)
+        if self._response.ended and (self._request_done or self._recorder is None):
             self.done = True
-            return [codec.forward_trailers("response")]
-        held, changes = recorder.trailers(RESPONSE, trailers.trailers)
-        self._released += held
-        self._complete("")
-        await recorder.commit()
-        return [*self._acknowledge(everything=True), codec.forward_trailers("response", changes)]
-
-    async def on_idle(self) -> Answers:
-        """The upstream pauses and a chunk waits because a secret might go on in the next one. The client may be waiting
-        for just that chunk, so it goes; only its undecided end, at most 4 KiB, stays unrecorded until more comes."""
-        assert self._recorder is not None
-        self._released += self._recorder.release_response()
-        await self._recorder.commit()
-        return self._acknowledge(everything=False)
-
-    def _acknowledge(self, *, everything: bool) -> Answers:
-        """Answer the chunks, in order, of which every byte is released."""
-        answers = []
-        while self._unacknowledged and (everything or len(self._unacknowledged[0]) <= len(self._released)):
-            chunk = self._unacknowledged.popleft()
-            size = len(self._released) if everything and not self._unacknowledged else len(chunk)
-            answers.append(codec.forward_response_body(chunk, bytes(self._released[:size])))
-            del self._released[:size]
         return answers
 
-    def _complete(self, code_details: str, *, last: bool = True) -> None:
-        """The response is recorded to its end; `last`: Envoy has nothing more of it."""
-        assert self._recorder is not None
-        self.done = last and self._request_done
-        self._recorder.close(codec.outcome_of(self._recorder.code_details or code_details))
+    async def on_idle(self) -> Answers:
+        """The upstream pauses while a response chunk waits."""
+        return await self._response.on_idle()

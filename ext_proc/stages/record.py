@@ -75,7 +75,6 @@ class Recorder:
         self._response_interactive = False
         self.code_details = ""
         self.started = False  # something of this exchange is in the journal
-        self.response_started = False  # the response's head has left: only a cut can stop the rest
         self.closed = False
 
     # --- the request -------------------------------------------------------------------------------------------------

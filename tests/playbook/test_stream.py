@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from ext_proc import codec
+from ext_proc.errors import Cut
 from ext_proc.exchange import Headers
 from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingResponse
-from ext_proc.stream import Cut, Stream
+from ext_proc.stream import Stream
 from tests.dataplane.stack import API_KEY, APP_KEY, PLACEHOLDER
 from tests.playbook.conftest import Playbook
 
