@@ -52,6 +52,7 @@ class Attempt:
     opened: pb.Opened
     verdict: pb.Verdict | None = None
     head: pb.ResponseHead | None = None
+    response_verdict: pb.ResponseVerdict | None = None
     bodies: tuple[Body, Body] = field(default_factory=lambda: (Body(), Body()))
     trailers: list[pb.Trailers | None] = field(default_factory=lambda: [None, None])
     masks: list[pb.Mask] = field(default_factory=list)
@@ -62,12 +63,16 @@ class Attempt:
         """What came beside the body."""
         if kind == "verdict":
             verdict = event.verdict
-            if self.verdict is not None and not verdict.approval_id:
-                verdict.approval_id = self.verdict.approval_id  # what was held and then decided keeps its approval
+            if self.verdict is not None:  # what was held and then decided keeps its approval, and why it was held
+                verdict.approval_id = verdict.approval_id or self.verdict.approval_id
+                if not verdict.hits:
+                    verdict.hits.extend(self.verdict.hits)
             self.verdict = verdict
         elif kind == "response_head":
             self.head = event.response_head
             self.masks.extend(self.head.masks)
+        elif kind == "response_verdict":
+            self.response_verdict = event.response_verdict
         elif kind == "trailers" and event.trailers.direction in DIRECTIONS:
             self.trailers[event.trailers.direction] = event.trailers
             self.masks.extend(event.trailers.masks)

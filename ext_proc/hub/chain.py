@@ -4,15 +4,16 @@ A chain is named `HUB/WRITER/GATE`; its rows have the numbers `seq` = 1, 2, 3 ..
 
     record_hash(n) = SHA-256( record_hash(n - 1) || canonical(n) ),   record_hash(0) = 32 zero bytes
 
-canonical(n) is ClickHouse's RowBinary encoding of the columns in `rows.HASHED`, in that order. Bodies are in it by
-their SHA-256, so that a body may be erased without breaking the chain, and that body alone is then known to be missing.
-`record_version` is the first of these columns: a later version may hash other columns, in an order of its own.
+canonical(n) is ClickHouse's RowBinary encoding of the columns in `rows.HASHED[record_version]`, in that order. Bodies
+are in it by their SHA-256, so that a body may be erased without breaking the chain, and that body alone is then known
+to be missing. `record_version` is the first of these columns: each version hashes its own, in an order of its own.
 
 An auditor recomputes it in SQL, as `verify_sql` does: formatRow('RowBinary', ...) gives the canonical bytes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -65,12 +66,14 @@ class Chains:
         return moved
 
 
-def verify_sql(database: str, columns: tuple[str, ...]) -> str:
+def verify_sql(database: str, columns: Mapping[int, tuple[str, ...]]) -> str:
     """SQL that lists what breaks a chain: rows whose hash is wrong, and the rows after a gap. No row: all is well.
 
-    `columns` is `rows.HASHED`. The parameter `chain` is the chain_id.
+    `columns` is `rows.HASHED`: the columns by record_version. The parameter `chain` is the chain_id.
     """
-    listed = ", ".join(columns)
+    versions = ", ".join(
+        f"record_version = {version}, formatRow('RowBinary', {', '.join(names)})" for version, names in columns.items()
+    )
     return f"""
 SELECT seq, exchange_id, seq != previous_seq + 1 AS gap, record_hash != computed AS altered
 FROM (
@@ -79,7 +82,7 @@ FROM (
     lagInFrame(record_hash, 1, toFixedString('', 32)) OVER chain AS previous_hash,
     SHA256(concat(previous_hash, canonical)) AS computed
   FROM (
-    SELECT seq, exchange_id, record_hash, formatRow('RowBinary', {listed}) AS canonical
+    SELECT seq, exchange_id, record_hash, multiIf({versions}, '') AS canonical
     FROM {database}.exchanges WHERE chain_id = {{chain:String}}
   )
   WINDOW chain AS (ORDER BY seq ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)

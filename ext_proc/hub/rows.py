@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from ext_proc.hub.chain import Chains
     from ext_proc.pb import journal_pb2 as pb
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
-# In the order in which `_canonical` writes them. Changing them is a new RECORD_VERSION.
-HASHED = (
+# What record_hash covers, by record_version, in the order in which `_canonical` writes them.
+_FIRST = (
     *("record_version", "exchange_id", "ts", "chain_id", "seq", "tenant", "writer", "gate", "connection", "operation"),
     *("session_id", "session_label", "issuer", "subject", "claims"),
     *("workload_issuer", "workload_subject", "workload_claims"),
@@ -33,7 +33,8 @@ HASHED = (
     *("resp_headers", "resp_trailers", "resp_body_size", "resp_body_sha256", "resp_form"),
     "masked",
 )
-EXCHANGES = (*HASHED, "req_body", "resp_body", "req_text", "resp_text", "record_hash")
+HASHED = {1: _FIRST, 2: (*_FIRST, "approved_by", "rules", "response_decision")}
+EXCHANGES = (*HASHED[RECORD_VERSION], "req_body", "resp_body", "req_text", "resp_text", "record_hash")
 BODY_PARTS = ("exchange_id", "chain_id", "ts", "direction", "n", "data")
 CONFIGS = ("ts", "writer", "gate", "digest", "origin", "text")
 
@@ -108,6 +109,19 @@ def _masked(masks: Collection[pb.Mask]) -> bytes:
     return b"".join(out)
 
 
+def _texts(values: Collection[str]) -> bytes:
+    return b"".join([_size(len(values)), *map(_text, values)]) if values else _EMPTY
+
+
+def _rules(hits: Collection[pb.RuleHit]) -> bytes:
+    if not hits:
+        return _EMPTY
+    out = [_size(len(hits))]
+    for hit in hits:
+        out += (_word(hit.policy), _word(hit.digest), _word(hit.effect), _word(hit.mode), _text(hit.values_json))
+    return b"".join(out)
+
+
 def exchange(finished: Finished, chains: Chains, *, read: Read, add_part: Callable[[bytes], None], limit: int) -> bytes:
     """The row of `exchanges`, entered in its chain. `add_part` takes its rows of `body_parts`, in order.
 
@@ -169,7 +183,7 @@ def _canonical(
     at_us: int,
     sides: tuple[tuple[bytes, Stored], ...],
 ) -> bytes:
-    """The columns `HASHED`. `sides`: of the request and the response, the encoded headers and the body."""
+    """The columns `HASHED[RECORD_VERSION]`. `sides`: of request and response, the encoded headers and the body."""
     access = finished.access
     opened = attempt.opened if attempt is not None else None
     verdict = attempt.verdict if attempt is not None else None
@@ -223,6 +237,12 @@ def _canonical(
         out.append(_SHORT[stored.form])
     masks = attempt.masks if attempt is not None else access.masks if access is not None else ()
     out.append(_masked(masks))
+    answered = attempt.response_verdict if attempt is not None else None
+    out.append(_texts(verdict.approved_by) if verdict is not None else _EMPTY)
+    out.append(
+        _rules([*(verdict.hits if verdict is not None else ()), *(answered.hits if answered is not None else ())])
+    )
+    out.append(_word(answered.decision) if answered is not None else _EMPTY)
     return b"".join(out)
 
 

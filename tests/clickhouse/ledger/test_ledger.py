@@ -25,6 +25,9 @@ def _rows(clickhouse: ClickHouse, gate: str, what: str = "*") -> list[dict[str, 
 async def test_every_column_says_what_the_journal_said(open_hub, clickhouse):
     attempt = Attempt()
     mask = pb.Mask(place="req_body", index=2, start=3, length=4, original_length=40, detector="jwt", fingerprint="abc")
+    hit = pb.RuleHit(
+        policy="writes", digest="d", effect="hold", mode="enforce", values_json='{"request.method":"POST"}'
+    )
     async with open_hub() as hub:
         await hub.ship(
             await hub.journal(),
@@ -33,7 +36,8 @@ async def test_every_column_says_what_the_journal_said(open_hub, clickhouse):
                 attempt.part(pb.REQUEST, b'{"title": "a', masks=[mask]),
                 attempt.part(pb.REQUEST, b' dashboard"}'),
                 attempt.trailers(pb.REQUEST, [("checksum", b"1")]),
-                attempt.verdict(operation="CreateDashboard"),
+                attempt.verdict(operation="CreateDashboard", approval_id="a-1", approved_by=["oidc:alice"], hits=[hit]),
+                attempt.event(response_verdict=pb.ResponseVerdict(decision="pass")),
                 attempt.head(
                     201, [("content-encoding", b"gzip")], code_details="via_upstream", upstream_address="1.2.3.4:443"
                 ),
@@ -43,7 +47,9 @@ async def test_every_column_says_what_the_journal_said(open_hub, clickhouse):
             ],
         )
     [row] = _rows(clickhouse, hub.gate, "* EXCEPT (record_hash, req_body_sha256, resp_body_sha256, resp_body)")
-    assert row["record_version"] == 1
+    assert row["record_version"] == 2
+    assert (row["approval_id"], row["approved_by"], row["response_decision"]) == ("a-1", ["oidc:alice"], "pass")
+    assert [(rule["policy"], rule["values"]) for rule in row["rules"]] == [("writes", '{"request.method":"POST"}')]
     assert row["exchange_id"] == str(attempt.exchange_id)
     assert row["ts"] == "2026-09-21 14:13:20.000000"
     assert row["chain_id"].endswith(f"/local:0/{hub.gate}")

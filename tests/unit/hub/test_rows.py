@@ -71,6 +71,8 @@ READ = {
     **dict.fromkeys(("req_body_sha256", "resp_body_sha256", "record_hash"), lambda r: r.take(32)),
     "status": lambda r: r.number(2),
     "masked": Reader.masks,
+    "approved_by": lambda r: [r.string() for _ in range(r.size())],
+    "rules": lambda r: [tuple(r.string() for _ in range(5)) for _ in range(r.size())],
 }
 
 
@@ -191,6 +193,25 @@ def test_no_clock_makes_a_row_that_clickhouse_refuses(at_us):
     assert found["status"] == 65535
 
 
+def test_what_held_it_and_who_approved_it():
+    attempt = Attempt()
+    hit = pb.RuleHit(
+        policy="deletes", digest="d1", effect="hold", mode="enforce", values_json='{"request.method":"DELETE"}'
+    )
+    held = attempt.event(verdict=pb.Verdict(decision="hold", approval_id="a-1", policy="deletes", hits=[hit]))
+    allowed = attempt.event(verdict=pb.Verdict(decision="allow", policy="main", approved_by=["oidc:alice", "oidc:bob"]))
+    flagged = pb.RuleHit(policy="large", effect="flag", mode="observe", values_json="{}")
+    answer = attempt.event(response_verdict=pb.ResponseVerdict(decision="pass", hits=[flagged]))
+    found = row([attempt.opened(), held, allowed, attempt.head(), answer, attempt.closed()])
+    assert (found["decision"], found["approval_id"], found["policy"]) == (b"allow", b"a-1", b"main")
+    assert found["approved_by"] == [b"oidc:alice", b"oidc:bob"]
+    assert found["rules"] == [
+        (b"deletes", b"d1", b"hold", b"enforce", b'{"request.method":"DELETE"}'),
+        (b"large", b"", b"flag", b"observe", b"{}"),
+    ]
+    assert found["response_decision"] == b"pass"
+
+
 def test_every_row_is_chained_to_the_one_before():
     chains = Chains("hub", {"hub/local:0/ci": Head(41, b"h" * 32)})
     first, second = row(Attempt().complete(), chains), row(Attempt().complete(), chains)
@@ -205,7 +226,7 @@ def test_the_hash_covers_the_columns_it_says_and_bodies_by_their_hash():
         finished(Attempt().complete(b"body", b"x")), chains, read=lambda _: b"", add_part=lambda _: None, limit=0
     )
     reader = Reader(data)
-    for name in rows.HASHED:
+    for name in rows.HASHED[rows.RECORD_VERSION]:
         READ[name](reader)
     assert data[-32:] == sha256(GENESIS + data[: reader.at]).digest()
     assert b"\x04body" not in data[: reader.at]

@@ -119,3 +119,12 @@ FROM `douane`.exchanges AS e
 WHERE session_id != toUUID('00000000-0000-0000-0000-000000000000')
 GROUP BY session_id;
 
+ALTER TABLE `douane`.exchanges ADD COLUMN IF NOT EXISTS
+    approved_by Array(String) COMMENT 'who said yes to a held request: oidc:NAME, or local:UID on a laptop' AFTER masked;
+
+ALTER TABLE `douane`.exchanges ADD COLUMN IF NOT EXISTS
+    rules Array(Tuple(policy LowCardinality(String), digest String, effect LowCardinality(String), mode LowCardinality(String), `values` String)) COMMENT 'policies that matched, enforced or observed: digest is the version, values (JSON, masked) made it match' AFTER approved_by;
+
+ALTER TABLE `douane`.exchanges ADD COLUMN IF NOT EXISTS
+    response_decision LowCardinality(String) COMMENT 'what policies said of the answer: pass, mask or withhold; empty where none looked' AFTER rules;
+
