@@ -35,12 +35,15 @@ _PER_MESSAGE = ("sec-websocket-extensions", "grpc-accept-encoding")
 
 MOST_AWAITED = 64 << 20
 """Bytes of request bodies that a worker holds at a time while their decisions wait for the rest of them."""
+MOST_HELD = 256 << 20
+"""Bytes of request bodies that a worker holds at a time while people decide on them."""
 
 
 class Stream:
     """The state of one exchange. `done` is True once nothing more may come."""
 
     _awaited = 0  # in all streams of this process
+    _held = 0
 
     def __init__(self, runtime: Runtime, spool: Spool, attempt: int) -> None:
         self._runtime = runtime
@@ -234,7 +237,22 @@ class Stream:
         return answers
 
     async def _hold(self, authorized: Authorized, body: bytes, trailers: Headers | None) -> Approved | Deny:
-        """Wait for people. Until one has decided, what is held stands in the ledger's journal as such."""
+        """Wait for people. Until they have decided, it stands in the journal as held."""
+        if Stream._held + len(body) > MOST_HELD:
+            return Deny(
+                "gate.overloaded",
+                "this gate holds too many requests already",
+                http_status=503,
+                remedy="Try again when some of them are decided.",
+            )
+        Stream._held += len(body)
+        try:
+            return await self._wait_for_people(authorized, body, trailers)
+        finally:
+            Stream._held -= len(body)
+
+    async def _wait_for_people(self, authorized: Authorized, body: bytes, trailers: Headers | None) -> Approved | Deny:
+        assert authorized.hold is not None
         recorder = self._begin_record(self._masker(authorized.obligations), body, trailers)
         shown = recorder.shown(body, self._snapshot.max_decoded, authorized.hits)
         waiting = await self._pipeline.hold(authorized, body, trailers or Headers(), shown)
@@ -242,10 +260,9 @@ class Stream:
         if isinstance(waiting, Deny):
             return waiting
         try:
-            held = Deny("approval.pending", "waits for a person", decision="hold", hits=authorized.hits)
-            assert authorized.hold is not None
             policy = ",".join(r.policy for r in authorized.hold.requirements)
-            self._verdict(recorder, replace(held, policy=policy), approval_id=waiting.approval_id, of=authorized)
+            held = Deny("approval.pending", "waits for a person", policy=policy, decision="hold")
+            self._verdict(recorder, held, approval_id=waiting.approval_id, of=authorized)
             await recorder.commit()
             self._spool.met(self)
             return await waiting.outcome()
