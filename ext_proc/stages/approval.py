@@ -139,13 +139,10 @@ class Waiting:
             async with asyncio.timeout_at(self._until + _GRACE_S):
                 while True:
                     try:
-                        ended = await self._end()
+                        return await self._end() or self._pending()
                     except HubError as fault:
                         if not fault.retryable:
                             return _refused(fault)
-                        ended = None
-                    if ended is not None:
-                        return ended
                     if asyncio.get_running_loop().time() >= self._until:
                         return self._pending()
                     await asyncio.sleep(delay)
@@ -171,7 +168,7 @@ class Waiting:
         return self._authority.hold(request)
 
     async def _end(self) -> Approved | Deny | None:
-        """How the present call to the hub ended; None where it only ended."""
+        """How it ended; None where the hub says that the wait is over, by ending the call."""
         if (ended := self._read(self._state)) is not None:
             return ended
         if self._states is None:
