@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -68,8 +69,8 @@ class HubClient:
     async def ask(self, method: str, request: Message, reply: type[Reply]) -> Reply | None:
         """One answer of the hub's authority; None where it knows no such thing.
 
-        HubError `hub.unavailable` (503, retryable) while the hub is away, `hub.refused` when it does not take what it
-        was given, `hub.exhausted` (429) where a bound of it is reached.
+        HubError `hub.unavailable` (503, retryable) while the hub is away; otherwise with the hub's own reason, or
+        `hub.refused`.
         """
         call = self.channel.unary_unary(
             f"/{AUTHORITY}/{method}",
@@ -114,15 +115,26 @@ class HubClient:
         return grpc.aio.secure_channel(self.target, credentials, options=_OPTIONS)
 
 
+_STATUS = {
+    grpc.StatusCode.FAILED_PRECONDITION: 403,  # never, as things are
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.ABORTED: 409,  # another try of the same exchange took over
+    grpc.StatusCode.INVALID_ARGUMENT: 502,
+    grpc.StatusCode.PERMISSION_DENIED: 502,
+}
+_REASON = re.compile(r"([a-z]+\.[a-z_]+): (.*)", re.DOTALL)
+
+
 def fault(error: grpc.aio.AioRpcError) -> HubError:
-    """What a failed call means to the exchange that made it."""
-    if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED):
-        return HubError("hub.refused", f"the hub refused: {error.details()}", http_status=502)
-    if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return HubError(
-            "hub.exhausted", f"the hub takes no more: {error.details()}", http_status=429, remedy="Try again later."
-        )
-    return unavailable(error)
+    """What a failed call means to the exchange that made it. The hub may say `REASON: words`."""
+    status = _STATUS.get(error.code())
+    if status is None:
+        return unavailable(error)
+    said = error.details() or ""
+    reason, words = (
+        match.groups() if (match := _REASON.fullmatch(said)) else ("hub.refused", f"the hub refused: {said}")
+    )
+    return HubError(reason, words, http_status=status)
 
 
 def unavailable(error: grpc.aio.AioRpcError) -> HubError:

@@ -139,10 +139,10 @@ async def test_a_hub_that_is_away_from_the_start_holds_nothing() -> None:
 
 
 async def test_a_hub_that_takes_it_no_more_ends_it() -> None:
-    refused = HubError("hub.exhausted", "too many", http_status=429)
+    refused = HubError("approval.too_many", "too many", http_status=429)
     outcome = await (await begin(Script(["requested", refused]))).outcome()
     assert isinstance(outcome, Deny)
-    assert (outcome.reason, outcome.http_status) == ("hub.exhausted", 429)
+    assert (outcome.reason, outcome.http_status) == ("approval.too_many", 429)
 
 
 async def test_a_client_that_leaves_ends_the_call() -> None:
