@@ -90,6 +90,12 @@ class HubError(DouaneError):
     default_status = 503
 
 
+class ApprovalError(DouaneError):
+    """An approval cannot be asked for, or somebody cannot decide it: 409 as it is now, 403 for this person."""
+
+    default_status = 409
+
+
 class StoreError(DouaneError):
     """ClickHouse, or the embedded store, refused or is away."""
 

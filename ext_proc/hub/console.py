@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.applications import Starlette
@@ -13,6 +14,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ext_proc.errors import HubError
+
+if TYPE_CHECKING:
+    from ext_proc.config.models import Console as Settings
 
 Condition = Callable[[], Awaitable[tuple[bool, str]]]
 """(whether it holds, what to tell)."""
@@ -61,6 +65,11 @@ class Console(uvicorn.Server):
 
     def stop(self) -> None:
         self.should_exit = True
+
+
+def address(settings: Settings) -> str:
+    """The console's address as people reach it, without a slash at its end."""
+    return (settings.url or f"http://{settings.listen}").rstrip("/")
 
 
 def bind(listen: str) -> socket.socket:

@@ -10,16 +10,19 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import grpc.aio
 
 from ext_proc.credentials import read_once
 from ext_proc.errors import HubError
+from ext_proc.hub.approvals import Approvals, HoldService, Registry
 from ext_proc.hub.authority import AuthorityService, Sessions
-from ext_proc.hub.console import Condition, Console, application, bind
+from ext_proc.hub.console import Condition, Console, address, application, bind
+from ext_proc.hub.counters import Counters, CounterService
 from ext_proc.hub.ingest import Ingest
 from ext_proc.hub.replica import Replicas
 from ext_proc.hubclient import AUTHORITY, INGEST, MAX_MESSAGE
@@ -32,6 +35,38 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _GRACE_S = 1.0
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.so_reuseport", 0),  # a second hub on one port must fail, not take every other stream
+    ("grpc.keepalive_time_ms", 20_000),  # a gate that vanished must not stay attached to its approvals
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Authorities:
+    """What the hub alone decides, each in a file of its own in the hub's folder."""
+
+    sessions: Sessions
+    approvals: Approvals
+    counters: Counters
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Blocking. OSError, sqlite3.Error."""
+        return cls(
+            Sessions(path / "authority.sqlite"),
+            Approvals(Registry(path / "approvals.sqlite")),
+            Counters(path / "counters.sqlite"),
+        )
+
+    def close(self) -> None:
+        self.sessions.close()
+        self.approvals.close()
+        self.counters.close()
 
 
 async def serve(config: Config) -> None:
@@ -47,18 +82,19 @@ async def serve(config: Config) -> None:
     path = Path(config.hub.path)
     with own(path):
         replicas = await asyncio.to_thread(Replicas, path)
-        sessions = await asyncio.to_thread(Sessions, path / "authority.sqlite")
+        authority = await asyncio.to_thread(Authorities.open, path)
         password = await asyncio.to_thread(read_once, config.store.password) if config.store.password else b""
         ledger = Ledger(replicas, config, password=password.decode())
         console = Console(application({"ledger": _ledger(ledger), "gate": _gate(Path(config.gate.run_dir))}))
         tasks = {
             asyncio.create_task(ledger.run(), name="ledger"),
             asyncio.create_task(replicas.keep_clocks(), name="clocks"),
+            asyncio.create_task(authority.approvals.run(), name="approvals"),
             asyncio.create_task(console.serve([bind(config.console.listen)]), name="console"),
         }
         stop = asyncio.create_task(stopping.wait())
         try:
-            async with listening(config.hub, replicas, sessions):
+            async with listening(config, replicas, authority):
                 log.info("the hub serves %s, its console %s", config.hub.listen, config.console.listen)
                 done, _ = await asyncio.wait({*tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stop}:  # none of them ends by itself: let the supervisor begin anew
@@ -70,22 +106,25 @@ async def serve(config: Config) -> None:
                 task.cancel()
             await asyncio.gather(*tasks, stop, return_exceptions=True)
             replicas.close()
-            sessions.close()
+            authority.close()
 
 
 @contextlib.asynccontextmanager
-async def listening(hub: Hub, replicas: Replicas, sessions: Sessions) -> AsyncIterator[grpc.aio.Server]:
+async def listening(config: Config, replicas: Replicas, authority: Authorities) -> AsyncIterator[grpc.aio.Server]:
     """The gRPC server of Ingest and Authority on `hub.listen`."""
-    server = grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", MAX_MESSAGE),
-            ("grpc.max_send_message_length", MAX_MESSAGE),
-            ("grpc.so_reuseport", 0),  # a second hub on one port must fail, not take every other stream
-        ]
-    )
+    hub = config.hub
+    server = grpc.aio.server(options=_OPTIONS)
     writer_of = _local_writer if hub.listen.startswith("unix:") else _certified_writer
+    console = address(config.console)
+    holds = HoldService(
+        authority.approvals,
+        writer_of,
+        actors=config.approvals.actors,
+        page=lambda approval_id: f"{console}/approvals/{approval_id}",
+    )
+    sessions = AuthorityService(authority.sessions, writer_of)
     server.add_generic_rpc_handlers(
-        (_ingest(Ingest(replicas, writer_of)), _authority(AuthorityService(sessions, writer_of)))
+        (_ingest(Ingest(replicas, writer_of)), _authority(sessions, holds, CounterService(authority.counters)))
     )
     _bind(server, hub)
     await server.start()
@@ -160,19 +199,22 @@ def _ingest(service: Ingest) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(INGEST, {"Ship": ship})
 
 
-def _authority(service: AuthorityService) -> grpc.GenericRpcHandler:
-    methods: dict[str, tuple[Callable[..., Any], type[Any], type[Any]]] = {
-        "CreateSession": (service.create_session, hub_pb2.CreateSessionRequest, hub_pb2.Session),
-        "ResolveSession": (service.resolve_session, hub_pb2.ResolveSessionRequest, hub_pb2.Session),
-        "RevokeSession": (service.revoke_session, hub_pb2.RevokeSessionRequest, hub_pb2.RevokeSessionReply),
+def _authority(sessions: AuthorityService, holds: HoldService, counters: CounterService) -> grpc.GenericRpcHandler:
+    unary: dict[str, tuple[Callable[..., Any], type[Any], type[Any]]] = {
+        "CreateSession": (sessions.create_session, hub_pb2.CreateSessionRequest, hub_pb2.Session),
+        "ResolveSession": (sessions.resolve_session, hub_pb2.ResolveSessionRequest, hub_pb2.Session),
+        "RevokeSession": (sessions.revoke_session, hub_pb2.RevokeSessionRequest, hub_pb2.RevokeSessionReply),
+        "Count": (counters.count, hub_pb2.CountRequest, hub_pb2.Counters),
+        "TakeRates": (counters.take_rates, hub_pb2.TakeRatesRequest, hub_pb2.TakeRatesReply),
     }
-    return grpc.method_handlers_generic_handler(
-        AUTHORITY,
-        {
-            name: grpc.unary_unary_rpc_method_handler(behaviour, request.FromString, reply.SerializeToString)
-            for name, (behaviour, request, reply) in methods.items()
-        },
+    hold = grpc.unary_stream_rpc_method_handler(
+        holds.hold, hub_pb2.HoldRequest.FromString, hub_pb2.HoldState.SerializeToString
     )
+    methods = {
+        name: grpc.unary_unary_rpc_method_handler(behaviour, request.FromString, reply.SerializeToString)
+        for name, (behaviour, request, reply) in unary.items()
+    }
+    return grpc.method_handlers_generic_handler(AUTHORITY, {"Hold": hold, **methods})
 
 
 def _ledger(ledger: Any) -> Condition:

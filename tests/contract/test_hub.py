@@ -24,12 +24,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ext_proc.config import Hub, Tls
+from ext_proc.config import Config, Hub, Tls
 from ext_proc.errors import HubError
 from ext_proc.exchange import SignedClaims
-from ext_proc.hub.authority import Sessions
 from ext_proc.hub.replica import Replicas
-from ext_proc.hub.server import listening, own
+from ext_proc.hub.server import Authorities, listening, own
 from ext_proc.hubclient import Authority, HubClient
 from ext_proc.hubclient import authority as hubclient
 from ext_proc.pb import hub_pb2
@@ -47,11 +46,11 @@ def folder() -> Iterator[Path]:
 @asynccontextmanager
 async def serving(settings: Hub) -> AsyncIterator[Replicas]:
     replicas = await asyncio.to_thread(Replicas, Path(settings.path))
-    sessions = Sessions(Path(settings.path) / "authority.sqlite")
-    async with listening(settings, replicas, sessions):
+    authorities = await asyncio.to_thread(Authorities.open, Path(settings.path))
+    async with listening(Config(version=1, hub=settings), replicas, authorities):
         yield replicas
     replicas.close()
-    sessions.close()
+    authorities.close()
 
 
 @asynccontextmanager
@@ -176,7 +175,7 @@ async def answer(url: str) -> tuple[int, dict[str, Any]]:
 # --- on the network -------------------------------------------------------------------------------------------------
 
 
-class Authorities:
+class Signer:
     """A throwaway CA and what it signs."""
 
     def __init__(self, folder: Path) -> None:
@@ -229,7 +228,7 @@ def free_port() -> int:
         return port
 
 
-def on_the_network(folder: Path, ours: Authorities) -> Hub:
+def on_the_network(folder: Path, ours: Signer) -> Hub:
     tls = ours.leaf("hub", x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     return Hub(path=str(folder / "hub"), listen=f"127.0.0.1:{free_port()}", tls=tls)
 
@@ -239,7 +238,7 @@ def hello(journal: str = "0b1c2d3e-0000-4000-8000-000000000000") -> hub_pb2.Ship
 
 
 async def test_the_certificate_names_the_writer(folder: Path) -> None:
-    ours = Authorities(folder / "tls")
+    ours = Signer(folder / "tls")
     settings = on_the_network(folder, ours)
     spiffe = x509.UniformResourceIdentifier("spiffe://td/ns/ci/sa/agent")
     async with serving(settings) as replicas:
@@ -253,7 +252,7 @@ async def test_the_certificate_names_the_writer(folder: Path) -> None:
 
 
 async def test_a_key_is_of_no_use_to_another_writer(folder: Path) -> None:
-    ours = Authorities(folder / "tls")
+    ours = Signer(folder / "tls")
     settings = on_the_network(folder, ours)
     one, two = (settings.model_copy(update={"tls": ours.leaf(name)}) for name in ("one", "two"))
     async with serving(settings), client(one) as first, client(two) as second:
@@ -264,7 +263,7 @@ async def test_a_key_is_of_no_use_to_another_writer(folder: Path) -> None:
 
 
 async def test_nobody_connects_without_a_certificate_of_our_ca(folder: Path) -> None:
-    ours, foreign = Authorities(folder / "tls"), Authorities(folder / "foreign")
+    ours, foreign = Signer(folder / "tls"), Signer(folder / "foreign")
     settings = on_the_network(folder, ours)
     stranger = foreign.leaf("stranger").model_copy(update={"ca_file": ours.ca_file})
     async with serving(settings) as replicas:
@@ -283,7 +282,7 @@ async def test_nobody_connects_without_a_certificate_of_our_ca(folder: Path) -> 
 
 
 async def test_a_gate_does_not_talk_to_a_hub_of_another_ca(folder: Path) -> None:
-    ours, foreign = Authorities(folder / "tls"), Authorities(folder / "foreign")
+    ours, foreign = Signer(folder / "tls"), Signer(folder / "foreign")
     settings = on_the_network(folder, foreign)
     async with serving(settings), client(settings.model_copy(update={"tls": ours.leaf("gate")})) as gate:
         with pytest.raises(HubError) as caught:
@@ -303,7 +302,7 @@ async def test_plaintext_on_the_network_is_refused_on_both_sides(folder: Path) -
 
 
 async def test_a_taken_port_and_missing_files_are_named(folder: Path) -> None:
-    ours = Authorities(folder / "tls")
+    ours = Signer(folder / "tls")
     settings = on_the_network(folder, ours)
     with socket.create_server(("127.0.0.1", int(settings.listen.rpartition(":")[2]))):
         with pytest.raises(HubError) as caught:

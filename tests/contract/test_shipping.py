@@ -19,11 +19,10 @@ import grpc
 import grpc.aio
 import pytest
 
-from ext_proc.config import Hub
+from ext_proc.config import Config, Hub
 from ext_proc.errors import RecordError
-from ext_proc.hub.authority import Sessions
 from ext_proc.hub.replica import Replica, Replicas
-from ext_proc.hub.server import listening
+from ext_proc.hub.server import Authorities, listening
 from ext_proc.hubclient import HubClient
 from ext_proc.pb import hub_pb2, journal_pb2
 from ext_proc.shipper import Shipper
@@ -56,14 +55,14 @@ asyncio.run(main(*sys.argv[1:]))
 HUB = """
 import asyncio, sys
 from pathlib import Path
-from ext_proc.config import Hub
-from ext_proc.hub.authority import Sessions
+from ext_proc.config import Config, Hub
 from ext_proc.hub.replica import Replicas
-from ext_proc.hub.server import listening
+from ext_proc.hub.server import Authorities, listening
 
 async def main(path, listen):
     replicas = Replicas(Path(path))
-    async with listening(Hub(path=path, listen=listen), replicas, Sessions(Path(path) / "authority.sqlite")):
+    config = Config(version=1, hub=Hub(path=path, listen=listen))
+    async with listening(config, replicas, Authorities.open(Path(path))):
         print("ready", flush=True)
         await asyncio.sleep(600)
 
@@ -88,9 +87,10 @@ class HubProcess:
     async def start(self) -> None:
         path = Path(self.settings.path)
         self.replicas = await asyncio.to_thread(Replicas, path)
-        sessions = Sessions(path / "authority.sqlite")
-        await self._running.enter_async_context(listening(self.settings, self.replicas, sessions))
-        self._running.callback(sessions.close)
+        authorities = await asyncio.to_thread(Authorities.open, path)
+        config = Config(version=1, hub=self.settings)
+        await self._running.enter_async_context(listening(config, self.replicas, authorities))
+        self._running.callback(authorities.close)
 
     async def stop(self) -> None:
         await self._running.aclose()
