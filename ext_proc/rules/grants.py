@@ -10,7 +10,8 @@ from ext_proc.config import Config
 from ext_proc.decision import Deny
 from ext_proc.errors import ConfigError
 from ext_proc.exchange import Caller, SignedClaims
-from ext_proc.rules.conditions import Condition, ConditionError, Facts, compile_condition
+from ext_proc.expressions import BudgetExceeded, EvaluationError, Expression
+from ext_proc.rules.conditions import CLAIMS, condition
 from ext_proc.rules.paths import is_plain
 from ext_proc.rules.scopes import Scopes
 
@@ -30,7 +31,7 @@ class Granted:
 class _Rule:
     name: str
     issuer: str
-    condition: Condition
+    condition: Expression
     allow: dict[str, frozenset[str]]
 
 
@@ -46,7 +47,7 @@ class Grants:
             _Rule(
                 grant.name,
                 grant.issuer,
-                compile_condition(grant.condition, f"grants.{grant.name}.if"),
+                condition(grant.condition, f"grants.{grant.name}.if", CLAIMS),
                 {connection: frozenset(scopes) for connection, scopes in grant.allow.items()},
             )
             for grant in config.grants
@@ -86,20 +87,20 @@ class Grants:
         known = self._held.get(key)
         if known is not None and known[0] is caller.claims:
             return known[1]
-        facts = Facts(caller.claims)
-        held = frozenset(r.name for r in self._rules if r.issuer == caller.issuer and _holds(r, facts))
+        claims = dict(caller.claims)
+        held = frozenset(r.name for r in self._rules if r.issuer == caller.issuer and _holds(r, claims))
         self._held[key] = (caller.claims, held)
         while len(self._held) > _REMEMBERED:
             self._held.popitem(last=False)
         return held
 
 
-def _holds(rule: _Rule, facts: Facts) -> bool:
+def _holds(rule: _Rule, claims: dict[str, object]) -> bool:
     try:
-        return rule.condition.holds(facts)
-    except ConditionError as error:
+        return rule.condition.holds({"claims": claims})
+    except (EvaluationError, BudgetExceeded) as error:
         # A claim that some tokens lack is the usual case; it grants nothing either way.
-        _log.info("grant.error: grant %s does not apply: %s", rule.name, error)
+        _log.info("grant.error: grant %s does not apply: %s", rule.name, error or "it took too many steps")
         return False
 
 

@@ -1,7 +1,9 @@
 import pytest
 
 from ext_proc.errors import ConfigError
-from ext_proc.rules.conditions import ConditionError, Facts, compile_condition
+from ext_proc.expressions import EvaluationError
+from ext_proc.rules.conditions import CLAIMS as SCHEMA
+from ext_proc.rules.conditions import condition
 
 CLAIMS = {
     "repository_id": "74",
@@ -42,9 +44,9 @@ CLAIMS = {
 def test_conditions(source: str, result: bool | None) -> None:
     if result is None:
         with pytest.raises(ConfigError):
-            compile_condition(source, "grants.g.if")
+            condition(source, "grants.g.if", SCHEMA)
         return
-    assert compile_condition(source, "grants.g.if").holds(Facts(CLAIMS)) is result
+    assert condition(source, "grants.g.if", SCHEMA).holds({"claims": CLAIMS}) is result
 
 
 @pytest.mark.parametrize(
@@ -56,13 +58,12 @@ def test_conditions(source: str, result: bool | None) -> None:
         "claims.n + 'x' == 'y'",
         "claims.n / 0 == 1",
         "claims.aud[7] == 'a'",
-        "claims.ref.matches('(')",
         "claims.none.x == 1",
     ],
 )
 def test_what_cannot_be_said_is_an_error_never_true(source: str) -> None:
-    with pytest.raises(ConditionError):
-        compile_condition(source, "g").holds(Facts(CLAIMS))
+    with pytest.raises(EvaluationError):
+        condition(source, "g", SCHEMA).holds({"claims": CLAIMS})
 
 
 @pytest.mark.parametrize(
@@ -70,8 +71,8 @@ def test_what_cannot_be_said_is_an_error_never_true(source: str) -> None:
     [
         ("claims.a ==", "not CEL"),
         ("", "not CEL"),
-        ("(" * 3000 + "true" + ")" * 3000, "not CEL|longer"),
-        ("x" * 5000, "longer"),
+        ("(" * 3000 + "true" + ")" * 3000, "nests"),
+        ("x" * 9000, "longer"),
         ("claim.ref == 'x'", "'claim'"),
         ("claims.ref == main", "'main'"),
         ("request.path == '/'", "'request'"),
@@ -82,21 +83,21 @@ def test_what_cannot_be_said_is_an_error_never_true(source: str) -> None:
         ("{a: 1} == {}", "'a'"),
         (".env == 'x'", "env"),
         ("foo(claims)", r"foo\(\)"),
-        ("claims.ref.lowerAscii() == 'x'", r"lowerAscii\(\)"),
+        ("claims.ref.matches('(')", "RE2"),
+        ("claims.ref.matches(claims.pattern)", "literal"),
         ("now() > timestamp('2020-01-01T00:00:00Z')", r"now\(\)"),
-        ("claims.a.exists(x, x.exists(y, y.exists(z, z == 'a')))", "nests"),
-        ("false", "false for every caller"),
-        ("1 == 2", "false for every caller"),
-        ("claims.ref == 'x' && false", "false for every caller"),
-        ("!(claims.ref == 'x' || true)", "false for every caller"),
-        ("'true'", "gives a str"),
-        ("1", "gives a int"),
-        ("1 / 0 == 1", "fails for every caller"),
-        ("'a' + 1 == 'a1'", "fails for every caller"),
+        ("false", "always false"),
+        ("1 == 2", "always false"),
+        ("claims.ref == 'x' && false", "always false"),
+        ("!(claims.ref == 'x' || true)", "always false"),
+        ("'true'", "gives a string"),
+        ("1", "gives an int"),
+        ("1 / 0 == 1", "always fails"),
+        ("'a' + 1 == 'a1'", "a string and an int"),
     ],
 )
 def test_what_can_never_work_is_refused_at_load(source: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
-        compile_condition(source, "grants.infra.if")
+        condition(source, "grants.infra.if", SCHEMA)
     assert caught.value.reason == "config.condition"
     assert "grants.infra.if" in str(caught.value)
