@@ -45,6 +45,8 @@ class Commits:
         path.chmod(0o600)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        if not durable:
+            self._db.execute("PRAGMA wal_autocheckpoint=0")  # `_sync` does it, not every few hundred answers
         self._db.executescript(schema)
         self._durable = durable
         self._on_loss = on_loss

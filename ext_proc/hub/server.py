@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _GRACE_S = 1.0
+_CALLS_AT_ONCE = 20_000
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
@@ -43,6 +44,8 @@ _OPTIONS = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.server.max_pending_requests", _CALLS_AT_ONCE),  # by default a rush of 1,000 calls is cancelled at random
+    ("grpc.server.max_pending_requests_hard_limit", 2 * _CALLS_AT_ONCE),
 ]
 
 
