@@ -33,8 +33,9 @@ hold is an error with its line, its reason code and what to do. `douane init` wr
 - A **duration** is a number with its unit: `500ms`, `50s`, `15m`, `12h`, `400d`.
 - A **size** is a number of bytes, or one with its unit: `64KiB`, `512MiB`, `1GiB`.
 - A **name** has lower-case letters, digits, `-` and `_`, and at most 63 of them.
-- A **source** says where a secret comes from, never what it is: `{env: NAME}`, `{file: PATH}`
-  or `{exec: [PROGRAM, ...]}`.
+- A **source** says where a secret comes from, never what it is: `{env: NAME}`, `{file: PATH}`,
+  `{exec: [PROGRAM, ...]}`, `{kubernetes: {mount: FOLDER, key: NAME}}`; for credentials also what is made on demand:
+  [credentials.md](credentials.md).
 
 While `douane up` or `douane gate` runs, a saved change is taken within seconds, without losing a request, by every
 worker and by Envoy, or it is refused as a whole and the former one stays; the log says which and why. `store`,
@@ -59,9 +60,27 @@ _SECTIONS = (
     ("`connections.NAME`", "Connection"),
     ("`connections.NAME.identity`", "ConnectionIdentity"),
     ("`connections.NAME.credentials[]`", "Credential"),
+    ("`connections.NAME.credentials[].sigv4`", "SigV4"),
     ("Sources: `env`", "SourceEnv"),
     ("Sources: `file`", "SourceFile"),
     ("Sources: `exec`", "SourceExec"),
+    ("Sources: `kubernetes`", "SourceKubernetes"),
+    ("`kubernetes`", "KubernetesKey"),
+    ("Sources: `vault`", "SourceVault"),
+    ("`vault`", "Vault"),
+    ("`vault.auth`", "VaultAuth"),
+    ("`vault.auth.approle`", "VaultAppRole"),
+    ("`vault.auth.jwt`", "VaultJwt"),
+    ("Sources: `oauth2`", "SourceOAuth2"),
+    ("`oauth2`", "OAuth2"),
+    ("Sources: `token_exchange`", "SourceTokenExchange"),
+    ("`token_exchange`", "TokenExchange"),
+    ("Sources: `github_app`", "SourceGithubApp"),
+    ("`github_app`", "GithubApp"),
+    ("Sources: `datadog`", "SourceDatadog"),
+    ("`datadog`", "Datadog"),
+    ("Sources: `plugin`", "SourcePlugin"),
+    ("`plugin`", "Plugin"),
     ("`grants[]`", "Grant"),
     ("`policies[]`", "Policy"),
     ("`policies[].match`", "RuleMatch"),

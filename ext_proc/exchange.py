@@ -83,12 +83,13 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """An exchange whose caller is proven. `tokens` are the secrets that proved it, for masking only."""
+    """An exchange whose caller is proven. `token` is the caller's OIDC token, for a credential that is exchanged for
+    it; None where a session key or the workload's identity was proof enough."""
 
     exchange: Exchange
     caller: Caller
     workload: Caller | None = None
-    tokens: tuple[bytes, ...] = field(default=(), repr=False)
+    token: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

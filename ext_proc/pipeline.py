@@ -84,12 +84,11 @@ class Pipeline:
         """Stage 3 begins: the approval is open. What becomes of it is `Waiting.outcome`, which has no deadline here."""
         return await _guarded(self._connection.approval.open(authorized, body, trailers, shown))
 
-    async def inject(self, approved: Approved) -> Passage | Deny:
-        """Stage 4."""
+    async def inject(self, approved: Approved, body: bytes | None) -> Passage | Deny:
+        """Stage 4, with the body as in `authorize`."""
 
         async def stages() -> Passage:
-            exchange = approved.authorized.identified.exchange
-            return Passage(approved, await self._connection.credential.run(exchange))
+            return Passage(approved, await self._connection.credential.run(approved.authorized.identified, body))
 
         return await _guarded(stages())
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ext_proc import config
-from ext_proc.credentials import Credentials
+from ext_proc.credentials import Credentials, Sources, Surroundings
 from ext_proc.decision import Obligations
 from ext_proc.errors import DouaneError
 from ext_proc.exchange import Exchange
@@ -19,11 +19,12 @@ from ext_proc.masking import ExchangeMasker, Known, Masker
 from ext_proc.oidc import KeySets, Presented, Verifier
 from ext_proc.rules import Grants, Policies
 from ext_proc.stages.approval import ApprovalStage
-from ext_proc.stages.credential import CredentialStage
+from ext_proc.stages.credential import CredentialStage, Target
 from ext_proc.stages.identity import IdentityStage, WorkloadToken
 from ext_proc.stages.policy import PolicyStage
 from ext_proc.stages.session import SessionEndpoint
 from ext_proc.xds.naming import route_name
+from ext_proc.xds.upstream import upstream
 
 if TYPE_CHECKING:
     from ext_proc.hubclient import Authority
@@ -115,6 +116,7 @@ class Runtime:
         self._fingerprint_key = fingerprint_key
         self._seal_key = seal_key
         self._keysets = KeySets()
+        self._sources = Sources()
         self._snapshots: tuple[Snapshot, ...] = ()
 
     @property
@@ -128,15 +130,20 @@ class Runtime:
         return snapshot
 
     async def warm(self) -> None:
-        """Fetch every credential once, so that it is masked even in requests that are refused before one is needed."""
+        """Fetch every credential once, so that it is masked even in requests that are refused before one is needed;
+        and give back what no configuration that is in use needs any more."""
         for connection in self.current.connections.values():
             try:
-                await connection.credentials.resolve()
+                await connection.credentials.warm()
             except DouaneError as fault:
                 log.warning("connection %s: %s", connection.name, fault)
+        used = (c.credentials.sources for s in self._snapshots for c in s.connections.values())
+        await self._sources.keep([source for sources in used for source in sources])
 
     async def close(self) -> None:
+        """Stop asking issuers, and give back credentials where their source takes them."""
         await self._keysets.close()
+        await self._sources.close()
 
     def lookup(self, route: str) -> tuple[Snapshot, CompiledConnection] | None:
         """The newest snapshot that has exactly this route: connection and upstream. A credential is thus never sent to
@@ -151,9 +158,11 @@ class Runtime:
         settings = loaded.config
         verifier = Verifier(settings.issuers, self._keysets)
         token_file = settings.gate.workload_token_file
+        around = Surroundings(settings.gate.name, token_file)
         connections = {}
         for name, connection in settings.connections.items():
-            credentials = Credentials(connection.credentials)
+            credentials = Credentials(connection.credentials, self._sources, around)
+            target = upstream(name, connection)
             route = route_name(name, connection)
             headers = [c.place.removeprefix("header:") for c in connection.credentials if c.query is None]
             connections[route] = CompiledConnection(
@@ -168,7 +177,9 @@ class Runtime:
                     [c.label for c in connection.credentials],
                     upstream=connection.upstream,
                 ),
-                credential=CredentialStage(credentials, connection.identity.headers),
+                credential=CredentialStage(
+                    credentials, connection.identity.headers, Target(target.authority, target.prefix)
+                ),
                 credential_headers=tuple(dict.fromkeys(headers)),
                 upstream_host=urlsplit(connection.upstream).netloc,
             )

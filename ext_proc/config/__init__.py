@@ -1,7 +1,7 @@
 """douane.yaml: its shape (`models`) and its reading (`load`, `parse`)."""
 
 from ext_proc.config.approvals import Approvals
-from ext_proc.config.credentials import Credential, CredentialSource, SourceEnv, SourceExec, SourceFile
+from ext_proc.config.credentials import Credential, SigV4
 from ext_proc.config.explain import ConfigErrors
 from ext_proc.config.load import Loaded, json_schema, load, parse
 from ext_proc.config.models import (
@@ -20,6 +20,21 @@ from ext_proc.config.models import (
     Tls,
 )
 from ext_proc.config.policies import JsonCondition, Policy, RuleMatch
+from ext_proc.config.sources import (
+    CredentialSource,
+    LocalSource,
+    SecretSource,
+    SourceDatadog,
+    SourceEnv,
+    SourceExec,
+    SourceFile,
+    SourceGithubApp,
+    SourceKubernetes,
+    SourceOAuth2,
+    SourcePlugin,
+    SourceTokenExchange,
+    SourceVault,
+)
 
 __all__ = [
     "Approvals",
@@ -36,13 +51,23 @@ __all__ = [
     "Issuer",
     "JsonCondition",
     "Loaded",
+    "LocalSource",
     "Masking",
     "Policy",
     "Recording",
     "RuleMatch",
+    "SecretSource",
+    "SigV4",
+    "SourceDatadog",
     "SourceEnv",
     "SourceExec",
     "SourceFile",
+    "SourceGithubApp",
+    "SourceKubernetes",
+    "SourceOAuth2",
+    "SourcePlugin",
+    "SourceTokenExchange",
+    "SourceVault",
     "Spool",
     "Store",
     "Tls",

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from ext_proc.config.base import Model
-from ext_proc.config.credentials import CredentialSource
 from ext_proc.config.scalars import Duration, HeaderName, Name, PathText
+from ext_proc.config.secret_sources import LocalSource
 
 
 class HoldAnswer(Model):
@@ -55,14 +55,14 @@ class Actors(Model):
 
 
 class Slack(Model):
-    slack: CredentialSource
+    slack: LocalSource
     """The URL of a Slack-compatible incoming webhook, which is a secret."""
 
 
 class Webhook(Model):
-    webhook: CredentialSource
+    webhook: LocalSource
     """The URL that gets JSON."""
-    secret: CredentialSource
+    secret: LocalSource
     """The key of its signature (standardwebhooks.com: `whsec_` and base64, or text)."""
 
 
@@ -71,7 +71,7 @@ class Email(Model):
     """The mail server: smtp+starttls://HOST:PORT, smtps://HOST:PORT; smtp://HOST:PORT is for loopback only."""
     user: str | None = None
     """The user name, where the server wants one."""
-    password: CredentialSource | None = None
+    password: LocalSource | None = None
     """Its password."""
     sender: Annotated[str, Field(alias="from")]
     """The sender's address."""

@@ -9,33 +9,19 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 from ext_proc.config.addresses import is_loopback, overlap, split_listen, split_url
+from ext_proc.config.check_credentials import credentials
 from ext_proc.config.json_path import JsonPathError
 from ext_proc.config.json_path import parse as parse_json_path
-from ext_proc.config.models import Config, Connection, Issuer
+from ext_proc.config.models import Config, Issuer
 from ext_proc.config.positions import YamlPath
-
-
-class Problem(NamedTuple):
-    path: YamlPath
-    reason: str
-    message: str
-    remedy: str
-
+from ext_proc.config.problems import RESERVED, Problem, web_address
 
 _REQUEST = re.compile(r"(\*|[A-Z]+(?:-[A-Z]+)*) (/\S*)")
 _SEGMENT = re.compile(r"[^{}*]*|\{[A-Za-z_][A-Za-z0-9_]*\}|\*\*")
 _GATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _STORE_URL = "embedded:FOLDER or clickhouse+https://USER@HOST:PORT/DATABASE"
-# Fields that frame a message or name its target; a token or a credential in them would break the request.
-_RESERVED = frozenset(
-    (
-        *("host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "keep-alive"),
-        *("proxy-connection", "expect", "content-type", "content-encoding", "x-request-id"),
-    )
-)
 
 
 def check(config: Config) -> Iterator[Problem]:
@@ -182,8 +168,8 @@ def _issuer_urls(here: YamlPath, issuer: Issuer) -> Iterator[Problem]:
     """Keys are fetched over https, or from this machine. An issuer whose keys are elsewhere is only a name, which
     a GitLab or Kubernetes inside a network may well spell with http."""
     if issuer.jwks_uri is not None:
-        yield from _web_address((*here, "jwks_uri"), issuer.jwks_uri, query=False)
-    for problem in _web_address((*here, "issuer"), issuer.issuer, query=False):
+        yield from web_address((*here, "jwks_uri"), issuer.jwks_uri, query=False)
+    for problem in web_address((*here, "issuer"), issuer.issuer, query=False):
         if problem.reason != "config.plain_http":
             yield problem
         elif issuer.jwks_uri is None:
@@ -193,14 +179,14 @@ def _issuer_urls(here: YamlPath, issuer: Issuer) -> Iterator[Problem]:
 def _connections(config: Config) -> Iterator[Problem]:
     for name, connection in config.connections.items():
         here: YamlPath = ("connections", name)
-        yield from _web_address((*here, "upstream"), connection.upstream, query=False)
+        yield from web_address((*here, "upstream"), connection.upstream, query=False)
         for header in connection.identity.headers:
-            if header in _RESERVED:
+            if header in RESERVED:
                 n = connection.identity.headers.index(header)
                 yield Problem(
                     (*here, "identity", "headers", n), "config.value", f"{header} cannot hold a token", "Remove it."
                 )
-        yield from _credentials(here, connection)
+        yield from credentials(config, name, connection)
         for scope, requests in connection.scopes.items():
             for n, request in enumerate(requests):
                 yield from _request((*here, "scopes", scope, n), request)
@@ -213,24 +199,6 @@ def _connections(config: Config) -> Iterator[Problem]:
                 "`seal` needs a key",
                 "Set recording.seal_key, or write `refuse`.",
             )
-
-
-def _credentials(here: YamlPath, connection: Connection) -> Iterator[Problem]:
-    labels: set[str] = set()
-    places: set[str] = set()
-    for n, credential in enumerate(connection.credentials):
-        path = (*here, "credentials", n)
-        kind, _, place = credential.place.partition(":")
-        if kind == "header" and place in _RESERVED:
-            yield Problem(path, "config.value", f"a credential cannot go into {place}", "Choose another header.")
-        if credential.place in places:
-            yield Problem(path, "config.duplicate_name", f"{credential.place} is filled twice", "Keep one of them.")
-        elif credential.label in labels:
-            yield Problem(
-                path, "config.duplicate_name", f"the name {credential.label} is used twice", "Give it a `name`."
-            )
-        places.add(credential.place)
-        labels.add(credential.label)
 
 
 def _hosts(config: Config) -> Iterator[Problem]:
@@ -333,18 +301,6 @@ def _request(path: YamlPath, text: str) -> Iterator[Problem]:
                 "A segment is text or {name}; ** stands at the end for the rest.",
             )
             return
-
-
-def _web_address(path: YamlPath, text: str, *, query: bool) -> Iterator[Problem]:
-    parts = split_url(text)
-    if parts is None or parts.scheme not in ("http", "https"):
-        yield Problem(path, "config.value", f"{text!r} is no URL", "Write https://HOST, with :PORT or /PATH.")
-    elif parts.username is not None or parts.fragment or (parts.query and not query):
-        yield Problem(
-            path, "config.value", "the URL has a user, a query or a fragment", "Write https://HOST, :PORT and /PATH."
-        )
-    elif parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        yield Problem(path, "config.plain_http", f"{text} is plain HTTP beyond this machine", "Use https://.")
 
 
 def _unknown(path: YamlPath, kind: str, name: str, known: Iterable[str]) -> Problem:

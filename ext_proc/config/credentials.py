@@ -1,53 +1,43 @@
-"""The shape of credentials in douane.yaml: where a value comes from, and where in a request it goes."""
+"""The shape of credentials in douane.yaml: where in a request a value goes, and to which hosts it may."""
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from ext_proc.config.base import Model
-from ext_proc.config.scalars import ENV_PATTERN, Duration, HeaderName, Name, PathText, absolute_command
+from ext_proc.config.scalars import HeaderName, Name
+from ext_proc.config.sources import CredentialSource, SecretSource
 
-
-class SourceEnv(Model):
-    env: Annotated[str, StringConstraints(pattern=ENV_PATTERN)]
-    """The environment variable of the gate that holds the value."""
-
-
-class SourceFile(Model):
-    file: PathText
-    """A file that holds the value; a final line break is dropped; re-read when it changes."""
-
-
-class SourceExec(Model):
-    exec: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(absolute_command)]
-    """A command that prints the value."""
-    lifetime: Duration = timedelta(minutes=5)
-    """How long a printed value is used."""
-    timeout: Duration = timedelta(seconds=10)
-    """How long the command may take."""
-
-
-def _source(value: Any) -> str | None:
-    """Which form a source is written in, so that only its own faults are reported."""
-    if isinstance(value, SourceEnv | SourceFile | SourceExec):
-        return "source-" + type(value).__name__.removeprefix("Source").lower()
-    named = [key for key in ("env", "file", "exec") if isinstance(value, dict) and key in value]
-    return f"source-{named[0]}" if len(named) == 1 else None
-
-
-CredentialSource = Annotated[
-    Annotated[SourceEnv, Tag("source-env")]
-    | Annotated[SourceFile, Tag("source-file")]
-    | Annotated[SourceExec, Tag("source-exec")],
-    Discriminator(
-        _source,
-        custom_error_type="source_form",
-        custom_error_message="name one source; write `env: NAME`, `file: PATH` or `exec: [PROGRAM, ...]`",
-    ),
+_UpstreamHost = Annotated[
+    str,
+    StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])$", to_lower=True),
+    AfterValidator(lambda host: host.strip("[]")),
 ]
+
+
+class SigV4(Model):
+    service: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
+    """The service's name in the signature, such as `s3`, `dynamodb` or `execute-api`."""
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
+    """The region in the signature, such as `eu-central-1`."""
+    access_key_id: SecretSource | None = None
+    """The access key's id; or all keys at once from the credential's own `from`."""
+    secret_access_key: SecretSource | None = None
+    """The secret key."""
+    session_token: SecretSource | None = None
+    """The session token of temporary keys."""
+    streamed: Literal["chunks", "unsigned"] = "chunks"
+    """How S3 is told of a body that passes while it arrives: signed chunk by chunk, or `UNSIGNED-PAYLOAD` (https)."""
+
+    @model_validator(mode="after")
+    def _pair(self) -> SigV4:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("a key has two parts; write `access_key_id` and `secret_access_key`, or neither")
+        if self.session_token is not None and self.access_key_id is None:
+            raise ValueError("`session_token` belongs to a key; write `access_key_id` and `secret_access_key` too")
+        return self
 
 
 class Credential(Model):
@@ -61,14 +51,23 @@ class Credential(Model):
     """Put `Bearer VALUE` in `authorization`."""
     basic: str | None = None
     """Put `Basic` of this user name and the value in `authorization`."""
-    source: Annotated[CredentialSource, Field(alias="from")]
-    """Where the value comes from: `env`, `file` or `exec`."""
+    sigv4: SigV4 | None = None
+    """Sign the request as AWS asks (Signature Version 4)."""
+    source: Annotated[CredentialSource | None, Field(alias="from")] = None
+    """Where the value comes from. Required, unless `sigv4` names its keys."""
+    hosts: tuple[_UpstreamHost, ...] = ()
+    """The upstream hosts that it may go to; an upstream that is not among them is an error. By default any."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Credential:
         places = [self.header is not None, self.query is not None, self.bearer, self.basic is not None]
-        if sum(places) != 1:
-            raise ValueError("name exactly one place for the credential: header, query, bearer or basic")
+        if sum(places) + (self.sigv4 is not None) != 1:
+            raise ValueError("name exactly one place for the credential: header, query, bearer, basic or sigv4")
+        named = self.sigv4 is not None and self.sigv4.access_key_id is not None
+        if named and self.source is not None:
+            raise ValueError("the keys are named twice; write either `from` or `access_key_id` and `secret_access_key`")
+        if not named and self.source is None:
+            raise ValueError("`from` is missing; write where the value comes from, such as `from: {env: NAME}`")
         return self
 
     @property
@@ -80,4 +79,4 @@ class Credential(Model):
 
     @property
     def label(self) -> str:
-        return self.name or self.place.partition(":")[2]
+        return self.name or ("sigv4" if self.sigv4 is not None else self.place.partition(":")[2])

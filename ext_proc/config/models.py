@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from ext_proc.config.approvals import Approvals, HoldAnswer
 from ext_proc.config.base import Model
-from ext_proc.config.credentials import Credential, CredentialSource
+from ext_proc.config.credentials import Credential
 from ext_proc.config.policies import Policy
 from ext_proc.config.scalars import (
     Duration,
@@ -26,12 +26,13 @@ from ext_proc.config.scalars import (
     Size,
     absolute_after,
 )
+from ext_proc.config.sources import LocalSource
 
 
 class Store(Model):
     url: Annotated[str, absolute_after("embedded:")] = "embedded:./var/store"
     """Where the ledger lives: `embedded:FOLDER`, or `clickhouse+http(s)://USER@HOST:PORT/DATABASE`."""
-    password: CredentialSource | None = None
+    password: LocalSource | None = None
     """The writer's password on a ClickHouse server."""
     listen: Listen = "127.0.0.1:15123"
     """Where the embedded store answers ClickHouse's HTTP interface."""
@@ -169,7 +170,7 @@ class Masking(Model):
     """Mask these headers' values."""
     json_paths: Annotated[tuple[str, ...], Field(alias="json")] = ()
     """Mask the values at these JSON paths (`$.user.email`, `$.items[*].key`) in JSON bodies."""
-    fingerprint_key: CredentialSource | None = None
+    fingerprint_key: LocalSource | None = None
     """The key of the fingerprints; by default made once and kept in the hub's folder."""
 
 
@@ -191,7 +192,7 @@ class Recording(Model):
     """Where a gate keeps records until the hub has them."""
     max_decoded: Size = 64 << 20
     """The bomb limit: a compressed body may not decode to more than this."""
-    seal_key: CredentialSource | None = None
+    seal_key: LocalSource | None = None
     """The key for `undecodable: seal`, 32 bytes in base64."""
 
     @model_validator(mode="after")

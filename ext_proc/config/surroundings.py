@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ext_proc.config.credentials import CredentialSource, SourceEnv, SourceFile
 from ext_proc.config.explain import raise_all
 from ext_proc.config.models import Config
 from ext_proc.config.positions import YamlPath, show
+from ext_proc.config.sources import WEB_SOURCES, KubernetesKey, SourceEnv, SourceFile, models_in
 from ext_proc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def missing_files(loaded: Loaded) -> None:
 
 def unset_variables(config: Config, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """(place, NAME) for each `env` source whose variable is missing or empty: its requests would get a 503."""
-    for path, source in _sources(config):
+    for path, source in models_in(config):
         if isinstance(source, SourceEnv) and not environment.get(source.env):
             yield show(path), source.env
 
@@ -52,22 +52,13 @@ def _files(config: Config) -> Iterator[tuple[YamlPath, str]]:
     if config.hub.tls is not None:
         for key in ("cert_file", "key_file", "ca_file"):
             yield ("hub", "tls", key), getattr(config.hub.tls, key)
-    for path, source in _sources(config):
-        if isinstance(source, SourceFile):
-            yield (*path, "file"), source.file
-
-
-def _sources(config: Config) -> Iterator[tuple[YamlPath, CredentialSource]]:
-    for name, connection in config.connections.items():
-        for n, credential in enumerate(connection.credentials):
-            yield ("connections", name, "credentials", n, "from"), credential.source
-    for path, source in (
-        (("store", "password"), config.store.password),
-        (("masking", "fingerprint_key"), config.masking.fingerprint_key),
-        (("recording", "seal_key"), config.recording.seal_key),
-    ):
-        if source is not None:
-            yield path, source
+    for path, found in models_in(config):
+        if isinstance(found, SourceFile):
+            yield (*path, "file"), found.file
+        elif isinstance(found, KubernetesKey):
+            yield (*path, "key"), str(Path(found.mount) / found.key)
+        elif isinstance(found, WEB_SOURCES) and found.ca_file:
+            yield (*path, "ca_file"), found.ca_file
 
 
 def _unreadable(path: Path) -> str:

@@ -25,6 +25,8 @@ class Injection:
     query: str | None
     value: bytes = field(repr=False)
     secret: bytes = field(repr=False)
+    own: bool = False
+    """Whether it belongs to this exchange's caller alone."""
 
 
 def check_place(credential: Credential) -> None:
@@ -38,7 +40,7 @@ def check_place(credential: Credential) -> None:
         )
 
 
-def inject(credential: Credential, secret: bytes, source: str) -> Injection:
+def inject(credential: Credential, secret: bytes, source: str, *, own: bool = False) -> Injection:
     """Form the value. CredentialError `credential.invalid` (502) where the secret could not stand in a header."""
     why = _unusable(secret)
     if why:
@@ -55,8 +57,8 @@ def inject(credential: Credential, secret: bytes, source: str) -> Injection:
     else:
         value = secret
     if credential.query is not None:
-        return Injection(credential.label, None, credential.query, value, secret)
-    return Injection(credential.label, credential.header or "authorization", None, value, secret)
+        return Injection(credential.label, None, credential.query, value, secret, own)
+    return Injection(credential.label, credential.header or "authorization", None, value, secret, own)
 
 
 def _unusable(secret: bytes) -> str:

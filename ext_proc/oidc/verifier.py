@@ -21,9 +21,10 @@ import jwt
 from ext_proc.config import Issuer
 from ext_proc.errors import ConfigError, IdentityError
 from ext_proc.exchange import SignedClaims
-from ext_proc.oidc.fetch import discovery_url, is_allowed_url
+from ext_proc.oidc.fetch import discovery_url
 from ext_proc.oidc.jws import Unverified, malformed, take_apart, wrong_claims
 from ext_proc.oidc.keysets import KeySets
+from ext_proc.web import is_allowed_url
 
 REMEMBERED = 1024
 _REQUIRED = ["exp", "iss", "aud", "sub"]

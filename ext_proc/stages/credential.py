@@ -7,20 +7,32 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote_plus
 
-from ext_proc.credentials import Credentials, Injection
-from ext_proc.exchange import Exchange
+from ext_proc.credentials import Credentials, Injection, Signature
+from ext_proc.credentials.sigv4 import REMOVED_HEADERS, REMOVED_QUERY, ChunkSigner, Leaving
+from ext_proc.exchange import Exchange, Identified
 
 _PHP = str.maketrans(". ", "__")
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """Where a connection's requests go: what the upstream gets as Host, and what stands before each path."""
+
+    authority: str
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Injected:
-    """How the request's head changes on its way out. `path` is the whole `:path`, or None where it stays."""
+    """How the request changes on its way out. `path` is the whole `:path`, or None where it stays; `body` signs a body
+    that follows: each piece goes through it. `own` (label, secret) belong to this exchange alone."""
 
     remove: tuple[str, ...]
     put: tuple[tuple[str, bytes], ...] = field(repr=False)
     path: str | None = field(repr=False)
     labels: tuple[str, ...]
+    body: ChunkSigner | None = field(default=None, repr=False)
+    own: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
 
     def taken(self, names: Iterable[str]) -> tuple[str, ...]:
         """Of these fields, those that servers may read as one of the removed: behind CGI, dd_api_key is dd-api-key."""
@@ -30,30 +42,59 @@ class Injected:
 class CredentialStage:
     """Fetches a connection's credentials and says where they go."""
 
-    def __init__(self, credentials: Credentials, identity_headers: Sequence[str]) -> None:
+    def __init__(self, credentials: Credentials, identity_headers: Sequence[str], target: Target) -> None:
         self._credentials = credentials
         self._identity_headers = tuple(identity_headers)
-        self._made: tuple[tuple[Injection, ...], Injected] | None = None
+        self._target = target
+        self._made: tuple[tuple[Injection | Signature, ...], Injected] | None = None
 
-    async def run(self, exchange: Exchange) -> Injected:
-        injections = await self._credentials.resolve()
-        if self._made is None or self._made[0] is not injections:
-            self._made = (injections, self._headers(injections))
+    async def run(self, identified: Identified, body: bytes | None) -> Injected:
+        """`body` is all of it, or None where it follows. CredentialError as in `Credentials.resolve`, and
+        `credential.unsignable`."""
+        exchange = identified.exchange
+        resolved = await self._credentials.resolve(identified.token)
+        if self._made is None or self._made[0] is not resolved:
+            self._made = (resolved, self._headers(resolved))
         made = self._made[1]
         alike = made.taken(name for name, _ in exchange.headers if "_" in name)
         if alike:
             made = replace(made, remove=(*made.remove, *alike))
-        queries = [i for i in injections if i.query is not None]
-        return replace(made, path=_with_query(exchange, queries)) if queries else made
+        queries = [i for i in resolved if isinstance(i, Injection) and i.query is not None]
+        if queries:
+            made = replace(made, path=_with_query(exchange, queries))
+        for one in resolved:
+            if isinstance(one, Signature):
+                return self._signed(exchange, made, one, body)
+        return made
 
-    def _headers(self, injections: Sequence[Injection]) -> Injected:
+    def _headers(self, resolved: Sequence[Injection | Signature]) -> Injected:
+        injections = [one for one in resolved if isinstance(one, Injection)]
         headers = [i for i in injections if i.header is not None]
+        signature = REMOVED_HEADERS if len(injections) < len(resolved) else ()
+        names = (*self._identity_headers, *(i.header for i in headers if i.header), *signature)
         return Injected(
-            remove=tuple(dict.fromkeys((*self._identity_headers, *(i.header for i in headers if i.header)))),
+            remove=tuple(dict.fromkeys(names)),
             put=tuple((i.header, i.value) for i in headers if i.header),
             path=None,
-            labels=tuple(i.label for i in injections),
+            labels=tuple(one.label for one in resolved),
+            own=tuple((i.label, i.secret) for i in injections if i.own),
         )
+
+    def _signed(self, exchange: Exchange, made: Injected, signature: Signature, body: bytes | None) -> Injected:
+        """Signs what leaves: after everything else has been put in its place."""
+        query = exchange.query if made.path is None else made.path.partition("?")[2]
+        kept = _without_names(query, REMOVED_QUERY)
+        path = made.path if kept == query else exchange.path + (f"?{kept}" if kept else "")
+        headers = [field for field in exchange.headers if field[0] not in made.remove]
+        leaving = Leaving(exchange.method, self._target.authority, self._target.prefix + exchange.path, kept, headers)
+        declared = exchange.headers.first("x-amz-content-sha256") or b""
+        signed = signature.signer.sign(leaving, body, declared)
+        return replace(made, put=(*made.put, *signed.put), path=path, body=signed.body)
+
+
+def _without_names(query: str, names: frozenset[str]) -> str:
+    pairs = query.split("&") if query else []
+    return "&".join(pair for pair in pairs if unquote_plus(pair.partition("=")[0]).lower() not in names)
 
 
 def _with_query(exchange: Exchange, injections: Sequence[Injection]) -> str:

@@ -78,14 +78,15 @@ class IdentityStage:
         workload = await self._prove_workload() if settings.require in ("workload", "both") else None
         if settings.require == "workload" and workload is not None:
             return Identified(exchange, workload, workload)
-        caller = await self._prove_caller(exchange, presented.required())
+        token = presented.required()
+        caller = await self._prove_caller(exchange, token)
         if workload is not None and (caller.issuer, caller.subject) == (workload.issuer, workload.subject):
             raise IdentityError(  # a job may be able to read the pod's token
                 "identity.same",
                 "the caller's token is the workload's, and this connection requires both",
                 remedy="Send the job's own token.",
             )
-        return Identified(exchange, caller, workload)
+        return Identified(exchange, caller, workload, None if is_session_key(token) else token.encode("ascii"))
 
     async def _prove_workload(self) -> Caller:
         if self._workload is None:

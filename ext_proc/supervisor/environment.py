@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ext_proc.config import SourceEnv
+from ext_proc.config.sources import models_in
 
 if TYPE_CHECKING:
     from ext_proc.config import Config
@@ -58,13 +59,7 @@ class Environments:
 
 def named_secrets(config: Config) -> set[str]:
     """Every environment variable that the configuration takes a secret from."""
-    sources = [
-        *(c.source for connection in config.connections.values() for c in connection.credentials),
-        config.store.password,
-        config.masking.fingerprint_key,
-        config.recording.seal_key,
-    ]
-    return {source.env for source in sources if isinstance(source, SourceEnv)}
+    return {source.env for _, source in models_in(config) if isinstance(source, SourceEnv)}
 
 
 def handed_over() -> bool:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ext_proc.supervisor.environment import Environments
 
 Role = Literal["up", "gate", "hub"]
-WORKER_MARGIN_S = 3.0
+WORKER_MARGIN_S = 8.0
 HUB_MIN_S = 10.0
 STORE_S = 15.0
 ENVOY_S = 5.0

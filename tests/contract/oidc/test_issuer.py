@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
+from ext_proc import web
 from ext_proc.config import Issuer
 from ext_proc.errors import IdentityError
 from ext_proc.oidc import KeySets, Verifier, fetch
@@ -189,7 +190,7 @@ FAULTS: dict[str, tuple[dict[str, Answer], str]] = {
     "keys redirect": ({"/keys": status(301, location="/other")}, "answered 301"),
     "keys are no key set": ({"/keys": document({"a": 1})}, "not a JWKS"),
     "keys twice": ({"/keys": document(b'{"keys": [], "keys": []}')}, "twice"),
-    "keys are huge": ({"/keys": document(b" " * (fetch.MAX_RESPONSE + 1))}, "more than 512 KiB"),
+    "keys are huge": ({"/keys": document(b" " * (web.MAX_RESPONSE + 1))}, "more than 512 KiB"),
     "keys are a bomb": (
         {"/keys": raw(gzip.compress(b" " * (20 << 20), 1), **{"content-encoding": "gzip"})},
         "more than 512 KiB",
