@@ -150,6 +150,8 @@ def _type(node: dict[str, Any]) -> str:
         return "list: " + _type(node["items"])
     if node.get("type") == "object":
         below = [*node.get("patternProperties", {}).values(), node.get("additionalProperties", {})][0]
+        if not isinstance(below, dict) or not below:
+            return "mapping"
         return "names, each with a " + _type(below)
     return {"string": "text", "integer": "number", "boolean": "`true` or `false`"}[node["type"]]
 

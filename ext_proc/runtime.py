@@ -68,17 +68,19 @@ class Snapshot:
         presented: Presented,
         secrets: Sequence[tuple[str, bytes]],
         obligations: Obligations,
+        own: Sequence[tuple[str, bytes]] = (),
     ) -> ExchangeMasker:
         """The masker of one exchange: the caller's tokens, what it sent in a credential's place, and the real ones;
-        `secrets` (name, value) are others that must not be stored, `obligations` say what else is masked."""
+        `secrets` (name, value) are others that must not be stored, `obligations` say what else is masked, `own`
+        (label, value) are credentials of this exchange alone."""
         sent = [v for name in connection.credential_headers for v in exchange.headers.all(name)]
-        known = connection.credentials.known()
+        known = (*connection.credentials.known(), *own) if own else connection.credentials.known()
         more = (obligations.mask_headers, obligations.mask_json)
         key = (known, presented.tokens, presented.placeholders, tuple(sent), tuple(secrets), more)
         masker = self.maskers.get(key)
         if masker is None:
             rules = self.masker.also(*more) if any(more) else self.masker
-            masker = self.maskers[key] = self._new_masker(rules, connection, sent, presented, secrets)
+            masker = self.maskers[key] = self._new_masker(rules, known, sent, presented, secrets)
             if len(self.maskers) > _MASKERS:
                 self.maskers.popitem(last=False)
         return masker
@@ -95,12 +97,12 @@ class Snapshot:
     def _new_masker(
         self,
         rules: Masker,
-        connection: CompiledConnection,
+        credentials: Sequence[tuple[str, bytes]],
         sent: Sequence[bytes],
         presented: Presented,
         secrets: Sequence[tuple[str, bytes]],
     ) -> ExchangeMasker:
-        known = [Known(f"credential:{label}", value, redact=True) for label, value in connection.credentials.known()]
+        known = [Known(f"credential:{label}", value, redact=True) for label, value in credentials]
         known += [Known(name, value) for name, value in secrets]
         known += [Known("token", token) for token in presented.tokens]
         known += [Known("placeholder", value) for value in presented.placeholders]
@@ -164,7 +166,9 @@ class Runtime:
             credentials = Credentials(connection.credentials, self._sources, around)
             target = upstream(name, connection)
             route = route_name(name, connection)
-            headers = [c.place.removeprefix("header:") for c in connection.credentials if c.query is None]
+            # a client's own signature is made with a key that is none, and differs from request to request
+            places = [c.place for c in connection.credentials if c.query is None and c.sigv4 is None]
+            headers = [place.removeprefix("header:") for place in places]
             connections[route] = CompiledConnection(
                 name=name,
                 route=route,

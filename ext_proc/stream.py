@@ -179,9 +179,14 @@ class Stream:
 
     async def _pass_request_body(self, data: bytes, last: bool) -> Answers:
         assert self._recorder is not None
-        released = self._recorder.request_body(data, last)
+        released = self._signed(self._recorder.request_body(data, last), last)
         await self._recorder.commit()
         return codec.forward_request_body(released, last) if released or last else []
+
+    def _signed(self, data: bytes, last: bool) -> bytes:
+        """The body as it leaves: some credentials sign it while it passes."""
+        signer = self._injected.body if self._injected is not None else None
+        return data if signer is None else signer.pass_on(data, last)
 
     async def _on_request_trailers(self, trailers: codec.Trailers) -> Answers:
         self._request_done = True
@@ -190,6 +195,7 @@ class Stream:
             answers = await self._decide(b"".join(self._collected), trailers.trailers)
         elif self._recorder is not None:
             held, _ = self._recorder.trailers(REQUEST, trailers.trailers)
+            held = self._signed(held, True)
             await self._recorder.commit()
             if held:
                 answers = codec.forward_request_body(held, False)
@@ -214,10 +220,11 @@ class Stream:
             approved = await self._hold(authorized, body, trailers)
         else:
             approved = Approved(authorized)
-        passage = approved if isinstance(approved, Deny) else await self._pipeline.inject(approved)
+        passage = approved if isinstance(approved, Deny) else await self._pipeline.inject(approved, body)
         if isinstance(passage, Deny):
             return await self._refuse(passage)
         self._collected = None
+        self._injected = passage.injected
         masker = self._masker(authorized.obligations)
         if self._recorder is None:
             recorder = self._begin_record(masker, body, trailers)
@@ -228,7 +235,7 @@ class Stream:
         self._record_verdict(recorder, passage)
         await recorder.commit()
         self._spool.met(self)
-        injected = self._injected = passage.injected
+        injected = passage.injected
         # Secrets cannot be looked for in compressed frames and messages, so the upstream is not asked for them.
         remove = (*injected.remove, *(n for n in _PER_MESSAGE if self._head.exchange.headers.first(n) is not None))
         answers = [codec.forward_request(remove=remove, put=injected.put, path=injected.path)]
@@ -315,7 +322,12 @@ class Stream:
     def _masker(self, obligations: Obligations = NO_OBLIGATIONS, secrets: Secrets = ()) -> ExchangeMasker:
         assert self._head is not None
         return self._snapshot.exchange_masker(
-            self._connection, self._head.exchange, self._presented, secrets, obligations
+            self._connection,
+            self._head.exchange,
+            self._presented,
+            secrets,
+            obligations,
+            self._injected.own if self._injected is not None else (),
         )
 
     def _new_recorder(self, masker: ExchangeMasker) -> Recorder:

@@ -17,6 +17,16 @@ _UpstreamHost = Annotated[
 ]
 
 
+SIGNATURE_HEADERS = (
+    "authorization",
+    "x-amz-date",
+    "x-amz-security-token",
+    "x-amz-content-sha256",
+    "x-amz-region-set",
+)
+"""What belongs to a client's own AWS signature, which was made with a key that is none."""
+
+
 class SigV4(Model):
     service: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
     """The service's name in the signature, such as `s3`, `dynamodb` or `execute-api`."""
@@ -76,6 +86,13 @@ class Credential(Model):
         if self.query is not None:
             return f"query:{self.query}"
         return f"header:{self.header or 'authorization'}"
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """The headers that are removed from what the client sent."""
+        if self.sigv4 is not None:
+            return SIGNATURE_HEADERS
+        return () if self.query is not None else (self.header or "authorization",)
 
     @property
     def label(self) -> str:

@@ -22,8 +22,6 @@ from ext_proc.errors import CredentialError, ProtocolError
 CHUNK = 64 * 1024
 """Bytes of a signed chunk; S3 takes no less than 8 KiB."""
 
-REMOVED_HEADERS = ("authorization", "x-amz-date", "x-amz-security-token", "x-amz-content-sha256", "x-amz-region-set")
-"""A client's own signature, which was made with a key that is none."""
 REMOVED_QUERY = frozenset(
     f"x-amz-{name}"
     for name in ("algorithm", "credential", "date", "expires", "signedheaders", "signature", "security-token")

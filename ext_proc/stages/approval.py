@@ -53,7 +53,7 @@ class ApprovalStage:
         self._answer = connection.hold
         self._upstream = upstream
         self._credentials = tuple(credentials)
-        headers = [c.header or "authorization" for c in connection.credentials if c.query is None]
+        headers = [name for credential in connection.credentials for name in credential.replaced]
         self._replaced = frozenset((*connection.identity.headers, *headers))
 
     async def open(self, authorized: Authorized, body: bytes, trailers: Headers, shown: Shown) -> Waiting:

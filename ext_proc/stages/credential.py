@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote_plus
 
+from ext_proc.config.credentials import SIGNATURE_HEADERS
 from ext_proc.credentials import Credentials, Injection, Signature
-from ext_proc.credentials.sigv4 import REMOVED_HEADERS, REMOVED_QUERY, ChunkSigner, Leaving
+from ext_proc.credentials.sigv4 import REMOVED_QUERY, ChunkSigner, Leaving
 from ext_proc.exchange import Exchange, Identified
 
 _PHP = str.maketrans(". ", "__")
@@ -70,7 +71,7 @@ class CredentialStage:
     def _headers(self, resolved: Sequence[Injection | Signature]) -> Injected:
         injections = [one for one in resolved if isinstance(one, Injection)]
         headers = [i for i in injections if i.header is not None]
-        signature = REMOVED_HEADERS if len(injections) < len(resolved) else ()
+        signature = SIGNATURE_HEADERS if len(injections) < len(resolved) else ()
         names = (*self._identity_headers, *(i.header for i in headers if i.header), *signature)
         return Injected(
             remove=tuple(dict.fromkeys(names)),

@@ -14,15 +14,18 @@ import pytest
 
 from ext_proc.config import Credential, SourceExec
 from ext_proc.credentials import Credentials
-from ext_proc.credentials.sources import MAX_VALUE, ExecSource, FileSource
+from ext_proc.credentials.command import Command
+from ext_proc.credentials.files import FileSource
+from ext_proc.credentials.leases import Leased
+from ext_proc.credentials.source import MAX_VALUE
 from ext_proc.errors import CredentialError
 
 
-def shell(script: str, **changes: Any) -> ExecSource:
-    return ExecSource(SourceExec.model_validate({"exec": ("/bin/sh", "-c", script), **changes}))
+def shell(script: str, **changes: Any) -> Leased:
+    return Leased(Command(SourceExec.model_validate({"exec": ("/bin/sh", "-c", script), **changes})))
 
 
-async def refusal(source: ExecSource | FileSource) -> CredentialError:
+async def refusal(source: Leased | FileSource) -> CredentialError:
     with pytest.raises(CredentialError) as caught:
         await source.read()
     return caught.value
@@ -128,16 +131,22 @@ async def test_commands_that_refuse(script: str, status: int, said: str) -> None
 
 
 async def test_a_command_that_is_not_there() -> None:
-    error = await refusal(ExecSource(SourceExec(exec=("/nowhere/vault", "read", "s3cret"))))
+    error = await refusal(Leased(Command(SourceExec(exec=("/nowhere/vault", "read", "s3cret")))))
     assert (error.reason, error.http_status) == ("credential.unavailable", 503)
     assert "/nowhere/vault" in error.message
     assert "s3cret" not in str(error)
 
 
-async def test_a_failure_is_not_remembered(tmp_path: Path) -> None:
-    source = shell(f"cat {tmp_path}/key")
-    await refusal(source)
+async def test_a_failure_is_remembered_for_a_second_only(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    now = 100.0
+    command = Command(SourceExec(exec=("/bin/sh", "-c", f"echo run >> {log}; cat {tmp_path}/key")))
+    source = Leased(command, lambda: now)
+    for _ in range(3):
+        await refusal(source)
+    assert log.read_text().count("run") == 1
     (tmp_path / "key").write_text("key")
+    now += 1.1
     assert await source.read() == b"key"
 
 
@@ -161,7 +170,7 @@ async def test_a_daemon_that_keeps_the_pipe_does_not_keep_us(tmp_path: Path) -> 
         f"    open({str(pids)!r}, 'w').write(str(os.getpid()))\n"
         "    time.sleep(60)\n"
     )
-    source = ExecSource(SourceExec.model_validate({"exec": (sys.executable, "-c", script), "timeout": "1s"}))
+    source = Leased(Command(SourceExec.model_validate({"exec": (sys.executable, "-c", script), "timeout": "1s"})))
     began = time.monotonic()
     try:
         assert (await refusal(source)).reason == "credential.timeout"

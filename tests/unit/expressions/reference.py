@@ -40,7 +40,7 @@ DATA: dict[str, Any] = {
     "y": 5,
 }
 
-_ENV = cel.NewEnv(variables={name: cel.Type.DYN for name in DATA})
+_ENV = cel.NewEnv(variables=dict.fromkeys(DATA, cel.Type.DYN))
 _SCHEMA = dict.fromkeys(DATA, DYN)
 ERROR = ("error",)
 REFUSED = ("refused",)

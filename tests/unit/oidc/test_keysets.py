@@ -8,8 +8,8 @@ from ext_proc.config import Issuer
 from ext_proc.errors import IdentityError
 from ext_proc.oidc import KeySets
 from ext_proc.oidc.fetch import FetchError, Source, discovery_url
-from ext_proc.web import is_allowed_url
 from ext_proc.oidc.keys import Key
+from ext_proc.web import is_allowed_url
 from tests.unit.oidc import tokens as t
 
 ISSUER = Issuer(issuer=t.ISSUER, audience="douane")
