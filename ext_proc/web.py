@@ -91,6 +91,8 @@ def send(
                 return Answer(response.status, _read(response, url, deadline))
             finally:
                 response.close()
+    except urllib3.exceptions.NewConnectionError as error:  # to urllib3 a kind of time-out, refused as it may be
+        raise WebError(f"{url}: {_why(error)}") from None
     except (urllib3.exceptions.TimeoutError, TimeoutError):
         raise WebTimeout(f"{url} did not answer in time") from None
     except urllib3.exceptions.HTTPError as error:

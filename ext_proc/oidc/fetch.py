@@ -60,6 +60,8 @@ def _discover(source: Source, deadline: float) -> str:
 def _get_json(url: str, source: Source, deadline: float) -> Any:
     try:
         answer = web.send("GET", url, deadline=deadline, ca_file=source.ca_file)
+    except web.WebTimeout:
+        raise FetchError(f"{url} took more than {DEADLINE:g} s") from None
     except web.WebError as error:
         raise FetchError(str(error)) from None
     if answer.status != 200:
