@@ -113,7 +113,7 @@ policies:
   - name: no-iframes
     match: {{connection: datadog}}
     effect: deny
-    json: {{path: "$.widgets[*].definition.type", any_of: [iframe]}}
+    when: "widgets(request.json).exists(w, w.definition.type == 'iframe')"
 recording: {{durability: {durability}, spool: {{path: "{folder}/spool", max_size: 16GiB}}}}
 """
 

@@ -62,6 +62,15 @@ NO_OBLIGATIONS = Obligations()
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """No policy denies. With a `hold`, it may pass once that is approved."""
+
+    hold: Hold | None = None
+    obligations: Obligations = NO_OBLIGATIONS
+    hits: tuple[RuleHit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Deny:
     """The request ends here. `reason` is stable; `message` and `remedy` are for the caller.
 
@@ -79,3 +88,4 @@ class Deny:
     approval_url: str = ""
     headers: tuple[tuple[str, bytes], ...] = ()
     hits: tuple[RuleHit, ...] = ()
+    operation: str = ""

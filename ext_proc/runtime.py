@@ -15,9 +15,10 @@ from ext_proc.credentials import Credentials, Sources, Surroundings
 from ext_proc.decision import Obligations
 from ext_proc.errors import DouaneError
 from ext_proc.exchange import Exchange
+from ext_proc.hubclient.counters import HubCounters
 from ext_proc.masking import ExchangeMasker, Known, Masker
 from ext_proc.oidc import KeySets, Presented, Verifier
-from ext_proc.rules import Grants, Policies
+from ext_proc.rules import Grants, Policies, all_operations
 from ext_proc.stages.approval import ApprovalStage
 from ext_proc.stages.credential import CredentialStage, Target
 from ext_proc.stages.identity import IdentityStage, WorkloadToken
@@ -159,6 +160,7 @@ class Runtime:
     def _compile(self, loaded: config.Loaded) -> Snapshot:
         settings = loaded.config
         verifier = Verifier(settings.issuers, self._keysets)
+        operations = all_operations(settings)
         token_file = settings.gate.workload_token_file
         around = Surroundings(settings.gate.name, token_file)
         connections = {}
@@ -191,7 +193,12 @@ class Runtime:
             digest=loaded.digest,
             text=loaded.text,
             identity=IdentityStage(verifier, self._authority, WorkloadToken(Path(token_file)) if token_file else None),
-            policy=PolicyStage(Grants(settings), Policies(settings), settings.recording.max_decoded),
+            policy=PolicyStage(
+                Grants(settings, operations),
+                Policies(settings, operations),
+                settings.recording.max_decoded,
+                HubCounters(self._authority, settings.sessions.window),
+            ),
             sessions=SessionEndpoint(self._authority),
             masker=Masker(
                 settings.masking, self._fingerprint_key, settings.recording.max_decoded, seal_key=self._seal_key

@@ -67,7 +67,7 @@ policies:
   - name: no-iframes
     match: {{connection: datadog, requests: ["POST /api/v1/dashboard", "PUT /api/v1/dashboard/{{id}}"]}}
     effect: deny
-    json: {{path: "$..definition.type", any_of: [iframe]}}
+    when: "widgets(request.json).exists(w, w.definition.type == 'iframe')"
     message: iframe widgets are not allowed
 
 recording: {{spool: {{path: ./spool}}}}

@@ -86,11 +86,12 @@ def compile_rules(loaded: Loaded) -> None:
     """Grants, scopes, policies and masking paths, as a worker would compile them. ConfigError with its place."""
     from ext_proc.errors import ConfigError
     from ext_proc.masking import Masker
-    from ext_proc.rules import Grants, Policies
+    from ext_proc.rules import Grants, Policies, all_operations
 
     try:
-        Grants(loaded.config)
-        Policies(loaded.config)
+        operations = all_operations(loaded.config)
+        Grants(loaded.config, operations)
+        Policies(loaded.config, operations)
         Masker(loaded.config.masking, b"\0" * 32, loaded.config.recording.max_decoded)
     except ConfigError as error:
         raise loaded.locate(error) from None

@@ -19,7 +19,7 @@ from ext_proc.config.models import (
     Store,
     Tls,
 )
-from ext_proc.config.policies import JsonCondition, Policy, RuleMatch
+from ext_proc.config.policies import Operations, Policy, RateLimit, RuleMask, RuleMatch, Sessions
 from ext_proc.config.sources import (
     CredentialSource,
     LocalSource,
@@ -49,14 +49,17 @@ __all__ = [
     "Grant",
     "Hub",
     "Issuer",
-    "JsonCondition",
     "Loaded",
     "LocalSource",
     "Masking",
+    "Operations",
     "Policy",
+    "RateLimit",
     "Recording",
+    "RuleMask",
     "RuleMatch",
     "SecretSource",
+    "Sessions",
     "SigV4",
     "SourceDatadog",
     "SourceEnv",

@@ -5,21 +5,19 @@ Each check yields (path, reason, message, remedy); `load` adds the position. No 
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator
 
 from ext_proc.config.addresses import is_loopback, overlap, split_listen, split_url
 from ext_proc.config.check_credentials import credentials
-from ext_proc.config.json_path import JsonPathError
+from ext_proc.config.check_policies import operations, policies
 from ext_proc.config.json_path import parse as parse_json_path
 from ext_proc.config.models import Config, Issuer
+from ext_proc.config.policies import OPERATION_PREFIX
 from ext_proc.config.positions import YamlPath
-from ext_proc.config.problems import RESERVED, Problem, web_address
+from ext_proc.config.problems import RESERVED, Problem, json_path, request, twice, unknown, web_address
 
-_REQUEST = re.compile(r"(\*|[A-Z]+(?:-[A-Z]+)*) (/\S*)")
-_SEGMENT = re.compile(r"[^{}*]*|\{[A-Za-z_][A-Za-z0-9_]*\}|\*\*")
 _GATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _STORE_URL = "embedded:FOLDER or clickhouse+https://USER@HOST:PORT/DATABASE"
 
@@ -35,7 +33,8 @@ def check(config: Config) -> Iterator[Problem]:
         _connections,
         _hosts,
         _grants,
-        _policies,
+        policies,
+        operations,
         _masking,
     )
     for one in checks:
@@ -188,8 +187,9 @@ def _connections(config: Config) -> Iterator[Problem]:
                 )
         yield from credentials(config, name, connection)
         for scope, requests in connection.scopes.items():
-            for n, request in enumerate(requests):
-                yield from _request((*here, "scopes", scope, n), request)
+            for n, text in enumerate(requests):
+                if not text.startswith(OPERATION_PREFIX):
+                    yield from request((*here, "scopes", scope, n), text)
             if not requests:
                 yield Problem((*here, "scopes", scope), "config.scope", "lists no request", "Write `METHOD PATH`.")
         if connection.undecodable == "seal" and config.recording.seal_key is None:
@@ -220,47 +220,29 @@ def _grants(config: Config) -> Iterator[Problem]:
     for n, grant in enumerate(config.grants):
         here: YamlPath = ("grants", n)
         if grant.name in names:
-            yield _twice((*here, "name"), grant.name)
+            yield twice((*here, "name"), grant.name)
         names.add(grant.name)
         if grant.issuer not in config.issuers:
-            yield _unknown((*here, "issuer"), "issuer", grant.issuer, config.issuers)
+            yield unknown((*here, "issuer"), "issuer", grant.issuer, config.issuers)
         if not grant.allow:
             yield Problem((*here, "allow"), "config.value", "grants nothing", "Write `connection: [scope]`.")
         for connection, scopes in grant.allow.items():
             path = (*here, "allow", connection)
             if connection not in config.connections:
-                yield _unknown(path, "connection", connection, config.connections)
+                yield unknown(path, "connection", connection, config.connections)
                 continue
             if not scopes:
                 yield Problem(path, "config.value", "grants nothing", "Name at least one scope.")
             known = config.connections[connection].scopes
             for m, scope in enumerate(scopes):
                 if scope not in known:
-                    yield _unknown((*path, m), "scope", scope, known)
-
-
-def _policies(config: Config) -> Iterator[Problem]:
-    names: set[str] = set()
-    for n, policy in enumerate(config.policies):
-        here: YamlPath = ("policies", n)
-        if policy.name in names:
-            yield _twice((*here, "name"), policy.name)
-        names.add(policy.name)
-        connection = policy.match.connection
-        if connection is not None and connection not in config.connections:
-            yield _unknown((*here, "match", "connection"), "connection", connection, config.connections)
-        if not policy.match.requests:
-            yield Problem((*here, "match", "requests"), "config.value", "matches nothing", "Leave it out for all.")
-        for m, request in enumerate(policy.match.requests):
-            yield from _request((*here, "match", "requests", m), request)
-        if policy.json_body is not None:
-            yield from _json_path((*here, "json", "path"), policy.json_body.path)
+                    yield unknown((*path, m), "scope", scope, known)
 
 
 def _masking(config: Config) -> Iterator[Problem]:
     for n, text in enumerate(config.masking.json_paths):
         path: YamlPath = ("masking", "json", n)
-        bad = list(_json_path(path, text))
+        bad = list(json_path(path, text))
         yield from bad
         if not bad and all(step.name is None for step in parse_json_path(text).steps):
             yield Problem(
@@ -271,48 +253,6 @@ def _masking(config: Config) -> Iterator[Problem]:
             )
 
 
-def _json_path(path: YamlPath, text: str) -> Iterator[Problem]:
-    try:
-        parse_json_path(text)
-    except JsonPathError as error:
-        yield Problem(
-            path,
-            "config.json_path",
-            f"{text!r} is no JSON path: {error}",
-            "Write $.name, $..name, [*] and [0], such as $.items[*].key.",
-        )
-
-
-def _request(path: YamlPath, text: str) -> Iterator[Problem]:
-    match = _REQUEST.fullmatch(text)
-    if not match:
-        yield Problem(path, "config.scope", f"{text!r} is not `METHOD PATH`", "Write it as in 'GET /api/v1/{id}'.")
-        return
-    segments = match[2].split("/")[1:]
-    if "?" in match[2] or "#" in match[2]:
-        yield Problem(path, "config.scope", f"{text!r} has a query", "Scopes look at the path alone.")
-        return
-    for n, segment in enumerate(segments):
-        if not _SEGMENT.fullmatch(segment) or (segment == "**" and n != len(segments) - 1):
-            yield Problem(
-                path,
-                "config.scope",
-                f"{segment!r} in {text!r} is not understood",
-                "A segment is text or {name}; ** stands at the end for the rest.",
-            )
-            return
-
-
-def _unknown(path: YamlPath, kind: str, name: str, known: Iterable[str]) -> Problem:
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    listed = f"Known: {', '.join(names)}." if names else f"There is no {kind} yet."
-    remedy = f"Did you mean `{near[0]}`?" if near else listed
-    return Problem(path, f"config.unknown_{kind}", f"there is no {kind} {name!r}", remedy)
-
-
-def _twice(path: YamlPath, name: str) -> Problem:
-    return Problem(path, "config.duplicate_name", f"{name!r} is used twice", "Give each its own name.")
 
 
 def _bad_port(path: YamlPath) -> Problem:

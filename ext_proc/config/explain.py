@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ext_proc.config import models, scalars
+from ext_proc.config import models, policies, scalars
 from ext_proc.config.positions import Positions, YamlPath, show
 from ext_proc.errors import ConfigError
 
@@ -20,6 +20,8 @@ _SHAPES = {
     scalars.HOST_PATTERN: "a host name",
     scalars.LISTEN_PATTERN: "ADDRESS:PORT with a numeric address, such as 127.0.0.1:15001",
     scalars.ENV_PATTERN: "the name of an environment variable",
+    policies.OPERATION_PATTERN: "an operation's name",
+    policies.APPROVER_PATTERN: "an approver: group:NAME, user:NAME or local",
 }
 _WANTED = {
     "string_type": "text",

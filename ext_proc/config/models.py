@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from ext_proc.config.approvals import Approvals, HoldAnswer
 from ext_proc.config.base import Model
 from ext_proc.config.credentials import Credential
-from ext_proc.config.policies import Policy
+from ext_proc.config.policies import Operations, Policy, Sessions
 from ext_proc.config.scalars import (
     Duration,
     HeaderName,
@@ -132,8 +132,10 @@ class Connection(Model):
     """How callers prove who they are."""
     credentials: tuple[Credential, ...] = ()
     """The real credentials, attached after a request was allowed; what the caller sent in their place is removed."""
+    operations: Operations | None = None
+    """Names for its calls, from an OpenAPI document or your own."""
     scopes: dict[ScopeName, tuple[str, ...]] = Field(default_factory=dict)
-    """Named lists of `METHOD PATH`: `*` is any method, `{name}` one segment, `**` the rest."""
+    """Named lists of `METHOD PATH` (`*` is any method, `{name}` one segment, `**` the rest) and of `operation NAME`."""
     body: Literal["inspect", "stream"] = "inspect"
     """`inspect` decides with the whole request body in hand; `stream` on the headers, recording chunk by chunk."""
     max_inspect: Size = 1 << 20
@@ -222,7 +224,9 @@ class Config(Model):
     grants: tuple[Grant, ...] = ()
     """Who may do what; everything else is denied."""
     policies: tuple[Policy, ...] = ()
-    """What is refused even where a grant allows it."""
+    """What is refused, held or bound to obligations even where a grant allows it."""
+    sessions: Sessions = Sessions()
+    """What counts as a session's recent past."""
     approvals: Approvals = Approvals()
     """Who may approve held requests, and who is told of them."""
     masking: Masking = Masking()

@@ -16,6 +16,7 @@ from ext_proc.expressions.values import INT_MAX, INT_MIN, TEXT_PER_STEP, UINT_MA
 _WHOLE = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 _DOUBLE = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:inf|infinity)|nan", re.ASCII | re.IGNORECASE)
 _LONGEST = 400
+_OF_TIME = 50  # steps: a pattern, and arithmetic
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
@@ -66,7 +67,7 @@ def _double(_: Frame, value: Any) -> float:
         try:
             return float(value)
         except OverflowError:
-            return math.copysign(math.inf, value)
+            return math.inf if value > 0 else -math.inf
     raise no_overload("double()", value)
 
 
@@ -77,6 +78,7 @@ def _string(frame: Frame, value: Any) -> str:
     if kind is bool:
         return "true" if value else "false"
     if kind is int or kind is UInt:
+        frame.charge((value.bit_length() // 64) ** 2 // 16)  # JSON's may have thousands of digits
         return str(int(value))
     if kind is float:
         return repr(value).removesuffix(".0")
@@ -112,7 +114,8 @@ def _bool(_: Frame, value: Any) -> bool:
     raise no_overload("bool()", value)
 
 
-def _timestamp(_: Frame, value: Any) -> datetime:
+def _timestamp(frame: Frame, value: Any) -> datetime:
+    frame.charge(_OF_TIME)
     if isinstance(value, datetime):
         return value
     if type(value) is int:
@@ -122,7 +125,8 @@ def _timestamp(_: Frame, value: Any) -> datetime:
     raise no_overload("timestamp()", value)
 
 
-def _duration(_: Frame, value: Any) -> timedelta:
+def _duration(frame: Frame, value: Any) -> timedelta:
+    frame.charge(_OF_TIME)
     if isinstance(value, timedelta):
         return value
     if type(value) is str:

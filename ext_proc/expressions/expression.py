@@ -21,8 +21,8 @@ from ext_proc.expressions.trace import Tracer, trace
 from ext_proc.expressions.types import BOOL, DYN, Schema, Type
 from ext_proc.expressions.values import Closure, Frame, name_of
 
-BUDGET = 60_000
-"""Steps of one evaluation. The worst expressions take about 0.2 microseconds a step (bench/RESULTS.md)."""
+BUDGET = 50_000
+"""Steps of one evaluation. The worst expressions take about 0.3 microseconds a step (bench/RESULTS.md)."""
 
 
 class _Unknown(dict[str, Any]):

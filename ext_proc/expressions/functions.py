@@ -83,6 +83,8 @@ def _letters(name: str, change: Callable[[str], str]) -> Callable[[Frame, Any], 
     return changed
 
 
+_OF_CALENDAR = 5
+_OF_ZONE = 300  # steps: its rules may have to be read
 _UPPER_TO_LOWER = {n: n + 32 for n in range(ord("A"), ord("Z") + 1)}
 _LOWER_TO_UPPER = {n: n - 32 for n in range(ord("a"), ord("z") + 1)}
 
@@ -131,8 +133,9 @@ def _replace(frame: Frame, text: Any, old: Any, new: Any) -> str:
 def _getter(name: str) -> Callable[..., int]:
     of_timestamp, of_duration = times.OF_TIMESTAMP[name], times.OF_DURATION.get(name)
 
-    def get(_: Frame, value: Any, zone: Any = "") -> int:
+    def get(frame: Frame, value: Any, zone: Any = "") -> int:
         kind = name_of(value)
+        frame.charge(_OF_CALENDAR if zone == "" else _OF_ZONE)
         if kind == "google.protobuf.Timestamp" and type(zone) is str:
             return of_timestamp(value, zone)
         if kind == "google.protobuf.Duration" and of_duration is not None and zone == "":

@@ -96,10 +96,10 @@ def equal(a: Any, b: Any, frame: Frame) -> bool:
     if kind in _NUMBERS and type(b) in _NUMBERS:
         return bool(a == b)
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        frame.charge(len(a) + 1)
+        frame.charge(2 * len(a) + 3)
         return all(equal(x, y, frame) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict) and isinstance(b, dict) and len(a) == len(b):
-        frame.charge(2 * len(a) + 1)
+        frame.charge(3 * len(a) + 4)
         return all(key in b and equal(value, b[key], frame) for key, value in a.items())
     return False
 
@@ -120,7 +120,7 @@ def contained(needle: Any, container: Any, frame: Frame) -> bool:
         if type(needle) is str:  # equal to strings only, also in Python's eyes, and at its speed
             frame.charge(len(container) // 8 + 1)
             return needle in container
-        frame.charge(len(container))
+        frame.charge(2 * len(container))
         return any(equal(needle, item, frame) for item in container)
     if isinstance(container, dict):
         if not is_key(needle) and type(needle) is not float:
@@ -183,6 +183,7 @@ def multiply(a: Any, b: Any, _: Frame) -> Any:
     kind = type(a)
     if kind is type(b):
         if kind is int or kind is UInt:
+            _whole(a, kind), _whole(b, kind)  # thousands of digits, as JSON may have, take time to multiply
             return _whole(int(a) * int(b), kind)
         if kind is float:
             return a * b
@@ -196,6 +197,7 @@ def divide(a: Any, b: Any, _: Frame) -> Any:
         if kind is int or kind is UInt:
             if b == 0:
                 raise EvaluationError("division by zero")
+            _whole(a, kind), _whole(b, kind)
             quotient = abs(int(a)) // abs(int(b))
             return _whole(quotient if (a < 0) == (b < 0) else -quotient, kind)
         if kind is float:
@@ -212,6 +214,7 @@ def remainder(a: Any, b: Any, _: Frame) -> Any:
     if kind is type(b) and (kind is int or kind is UInt):
         if b == 0:
             raise EvaluationError("modulus by zero")
+        _whole(a, kind), _whole(b, kind)
         if a == INT_MIN and b == -1:
             raise EvaluationError("int overflow")
         rest = abs(int(a)) % abs(int(b))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ext_proc.config import Config
+from ext_proc.config.policies import OPERATION_PREFIX
 from ext_proc.decision import Deny
 from ext_proc.errors import ConfigError
 from ext_proc.exchange import Caller, SignedClaims
 from ext_proc.expressions import BudgetExceeded, EvaluationError, Expression
 from ext_proc.rules.conditions import CLAIMS, condition
+from ext_proc.rules.operations import Operations, all_operations
 from ext_proc.rules.paths import is_plain
 from ext_proc.rules.scopes import Scopes
 
@@ -38,9 +41,10 @@ class _Rule:
 class Grants:
     """The grants and scopes of one configuration. ConfigError where one of them can never work."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, operations: Mapping[str, Operations] | None = None) -> None:
+        known = all_operations(config) if operations is None else operations
         self._scopes = {
-            name: Scopes(connection.scopes, place=f"connections.{name}.scopes")
+            name: _ConnectionScopes(connection.scopes, known[name], f"connections.{name}.scopes")
             for name, connection in config.connections.items()
         }
         self._rules = tuple(
@@ -93,6 +97,32 @@ class Grants:
         while len(self._held) > _REMEMBERED:
             self._held.popitem(last=False)
         return held
+
+
+class _ConnectionScopes:
+    """A connection's scopes: `METHOD PATH` patterns, and `operation NAME`."""
+
+    def __init__(self, scopes: Mapping[str, Sequence[str]], operations: Operations, place: str) -> None:
+        self._names = tuple(scopes)
+        patterns: dict[str, list[str]] = {}
+        self._by_operation: dict[str, list[str]] = {}
+        self._operations = operations
+        for scope, requests in scopes.items():
+            patterns[scope] = [request for request in requests if not request.startswith(OPERATION_PREFIX)]
+            for request in requests:
+                if request.startswith(OPERATION_PREFIX):
+                    operation = request.removeprefix(OPERATION_PREFIX).strip()
+                    operations.require(operation, f"{place}.{scope}")
+                    self._by_operation.setdefault(operation, []).append(scope)
+        self._patterns = Scopes(patterns, place=place)
+
+    def matching(self, method: str, path: str) -> tuple[str, ...]:
+        """The scopes that fit the request exactly as sent, in the order of the file."""
+        found = self._patterns.matching(method, path)
+        if not self._by_operation:
+            return found
+        more = self._by_operation.get(self._operations.of(method, path), ())
+        return tuple(name for name in self._names if name in found or name in more)
 
 
 def _holds(rule: _Rule, claims: dict[str, object]) -> bool:

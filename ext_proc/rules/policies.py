@@ -1,37 +1,33 @@
-"""Deny rules over the request and its JSON body. A rule that cannot see what it must judge denies."""
+"""Policies: what is denied, held or bound to obligations even where a grant allows it.
+
+1. A grant must allow the request (`grants`); without one it is denied, and no policy is asked.
+2. Any deny rule that matches denies; the first in the order of the file names it.
+3. Otherwise all hold rules that match hold together: each is a requirement, the times are the smallest.
+4. The obligations of all matching allow rules add up.
+
+A rule that cannot be judged (the body cannot be read, a member is missing, the budget is used up) denies with
+`policy.uninspectable`, whatever its effect. In `observe` mode a rule is only recorded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Generator, Mapping
+from dataclasses import replace
 
-from ext_proc.config import Config
-from ext_proc.config.json_path import JsonPath, JsonPathError
-from ext_proc.config.json_path import parse as parse_path
-from ext_proc.decision import Deny
+from ext_proc.config import Config, Policy
+from ext_proc.decision import NO_OBLIGATIONS, Decided, Deny, Hold, Obligations, Rate, Requirement, RuleHit
 from ext_proc.errors import ConfigError
-from ext_proc.exchange import Exchange
+from ext_proc.rules.facts import Facts
+from ext_proc.rules.operations import Operations, all_operations
+from ext_proc.rules.responses import ResponseRules
+from ext_proc.rules.rule import Judgement, Rule, compile_rule
 from ext_proc.rules.scopes import Scopes
-from ext_proc.rules.strict_json import StrictJsonError
-from ext_proc.rules.strict_json import parse as parse_json
 
-_IDENTITY = b"identity"
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    name: str
-    message: str
-    path: JsonPath | None
-    any_of: tuple[str | int | bool, ...]
-
-    def may_match(self, body: bytes) -> bool:
-        """False where no value of `any_of` is in the text, so that the walk through the document can be spared. The
-        body is strict JSON in UTF-8 here, where only an escape could spell a string in another way."""
-        if b"\\" in body:
-            return True
-        return not all(isinstance(value, str) and value.encode() not in body for value in self.any_of)
+LARGE = 32 << 10
+"""Bytes of a body from which on a caller gets the chance to do something else between two rules."""
+_REMEMBERED = 1024
+_LONGEST_PATH = 512
+_REMEDY = "Send what the rule looks at, as plain UTF-8 and within the connection's max_inspect; or ask the operator."
 
 
 class Policies:
@@ -41,90 +37,174 @@ class Policies:
     slash, `;parameters` or needless percent-encoding do not lead around a rule.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._rules = {policy.name: _compile(policy.name, config, n) for n, policy in enumerate(config.policies)}
+    def __init__(self, config: Config, operations: Mapping[str, Operations] | None = None) -> None:
+        self._operations = all_operations(config) if operations is None else operations
+        self.rules = tuple(compile_rule(policy, self._operations) for policy in config.policies)
         for policy in config.policies:
-            connection = policy.match.connection
-            if connection is not None and connection not in config.connections:
-                raise ConfigError(
-                    "config.unknown_connection", f"policies.{policy.name}.match: there is no connection {connection!r}"
-                )
+            _check_names(policy, config, self._operations)
         self._matches = {
             connection: Scopes(
-                {p.name: p.match.requests for p in config.policies if p.match.connection in (None, connection)},
+                {
+                    str(n): rule.policy.match.requests
+                    for n, rule in enumerate(self.rules)
+                    if rule.policy.match.connection in (None, connection)
+                },
                 place="policies",
             )
             for connection in config.connections
         }
+        self._uses_session = any(rule.needs_session for rule in self.rules)
+        self._fits: dict[tuple[str, str, str], tuple[Rule, ...]] = {}
+
+    def operation(self, connection: str, method: str, path: str) -> str:
+        """The name of a request; empty where it has none."""
+        known = self._operations.get(connection)
+        return "" if known is None else known.of(method, path)
+
+    def fitting(self, connection: str, method: str, path: str) -> tuple[Rule, ...]:
+        """The rules that look at such a request or its response, in the order of the file."""
+        key = (connection, method, path)
+        found = self._fits.get(key)
+        if found is None:
+            found = self._find(connection, method, path)
+            if len(path) <= _LONGEST_PATH:
+                if len(self._fits) >= _REMEMBERED:
+                    self._fits.clear()
+                self._fits[key] = found
+        return found
 
     def needs_body(self, connection: str, method: str, path: str) -> bool:
-        """Whether a rule that looks into the body fits, so that the decision must await all of it."""
-        return any(rule.path is not None for rule in self._fitting(connection, method, path))
+        """Whether a rule that looks into the body fits, so that the decision must await all of it. A hold needs it as
+        well: what is approved is the whole request."""
+        return any(
+            rule.needs_body or rule.policy.effect == "hold"
+            for rule in self._requests(connection, method, path)
+            if rule.enforced
+        )
 
-    def decide(self, exchange: Exchange, decoded: bytes | None) -> Deny | None:
-        """The first rule, in the order of douane.yaml, that denies; None where none does.
+    def looks_at_body(self, connection: str, method: str, path: str) -> bool:
+        """As `needs_body`, of rules that are only recorded, too, and not of holds: whether a coding must be undone."""
+        return any(rule.needs_body for rule in self._requests(connection, method, path))
 
-        `decoded` is the request body without its content codings. No body at hand (None), or one that is not strict
-        JSON, is `policy.uninspectable` for every rule with a JSON path that fits; an empty body holds nothing, and
-        passes.
-        """
-        document: Any = None
-        body: bytes | None = None
-        for rule in self._fitting(exchange.connection, exchange.method, exchange.path):
-            if rule.path is None:
-                return _denied(rule)
-            if body is None:
-                body = decoded
-                if body is None:
-                    return _uninspectable(rule, "it did not arrive in a form that can be read before the decision")
-                if body:
-                    try:
-                        document = parse_json(body)
-                    except StrictJsonError as error:
-                        return _uninspectable(rule, str(error))
-            if body and rule.may_match(body) and any(_among(v, rule.any_of) for _, v in rule.path.find(document)):
-                return _denied(rule)
-        return None
+    @property
+    def uses_session(self) -> bool:
+        """Whether any rule looks at `session`, so that every request counts."""
+        return self._uses_session
 
-    def _fitting(self, connection: str, method: str, path: str) -> Iterator[_Rule]:
+    def needs_session(self, connection: str, method: str, path: str) -> bool:
+        """Whether a fitting rule looks at `session`, so that the hub must be asked."""
+        return any(rule.needs_session for rule in self._requests(connection, method, path))
+
+    def must_have_session(self, connection: str, method: str, path: str) -> bool:
+        """Whether one of them is enforced, so that nothing is decided without the hub."""
+        return any(rule.needs_session and rule.enforced for rule in self._requests(connection, method, path))
+
+    def decide(self, facts: Facts) -> Deny | Decided:
+        """See the module. For a large body, `deciding` lets others go first."""
+        steps = self.deciding(facts)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                result: Deny | Decided = done.value
+                return result
+
+    def deciding(self, facts: Facts) -> Generator[None, None, Deny | Decided]:
+        """As `decide`, pausing between rules where the body is large. Each rule has its own budget, so between two
+        pauses lies the reading of the body, or at most one rule."""
+        exchange, hits = facts.exchange, []
+        denied: Deny | None = None
+        held: list[Rule] = []
+        owed: list[Rule] = []
+        large = facts.request is not None and facts.request.body is not None and len(facts.request.body) > LARGE
+        for n, rule in enumerate(self._requests(exchange.connection, exchange.method, exchange.path)):
+            if large and n:
+                yield
+            judgement = rule.judge(facts)
+            if not judgement.matched and not judgement.uninspectable:
+                continue
+            hits.append(rule.hit(judgement))
+            if not rule.enforced:
+                continue
+            if judgement.uninspectable or rule.policy.effect == "deny":
+                denied = denied or _denied(rule, judgement)
+            else:
+                (held if rule.policy.effect == "hold" else owed).append(rule)
+        if denied is not None:
+            return _with_hits(denied, tuple(hits))
+        return Decided(_hold(held), _obligations(owed), tuple(hits))
+
+    def response_rules(self, connection: str, method: str, path: str) -> ResponseRules | None:
+        """What is to be asked of the response to such a request; None where no rule fits."""
+        rules = tuple(rule for rule in self.fitting(connection, method, path) if rule.for_responses)
+        return ResponseRules(rules) if rules else None
+
+    def has_response_rules(self, connection: str) -> bool:
+        """Whether any response of the connection may be looked at, so that its routes must give us bodies."""
+        return any(rule.for_responses and rule.policy.match.connection in (None, connection) for rule in self.rules)
+
+    def _requests(self, connection: str, method: str, path: str) -> list[Rule]:
+        return [rule for rule in self.fitting(connection, method, path) if not rule.for_responses]
+
+    def _find(self, connection: str, method: str, path: str) -> tuple[Rule, ...]:
         matches = self._matches.get(connection)
-        if matches is not None:
-            for name in matches.resembling(method, path):
-                yield self._rules[name]
+        if matches is None:
+            return ()
+        found = [self.rules[int(n)] for n in matches.resembling(method, path)]
+        if not any(rule.policy.match.operation for rule in found):
+            return tuple(found)
+        possible = self._operations[connection].possible(method, path)
+        return tuple(
+            r for r in found if not r.policy.match.operation or possible.intersection(r.policy.match.operation)
+        )
 
 
-def _compile(name: str, config: Config, n: int) -> _Rule:
-    policy = config.policies[n]
-    if policy.json_body is None:
-        return _Rule(name, policy.message, None, ())
-    try:
-        path = parse_path(policy.json_body.path)
-    except JsonPathError as error:
-        raise ConfigError(
-            "config.json_path", f"policies.{name}.json.path: {policy.json_body.path!r}: {error}"
-        ) from None
-    return _Rule(name, policy.message, path, policy.json_body.any_of)
+def _check_names(policy: Policy, config: Config, operations: Mapping[str, Operations]) -> None:
+    place, connection = f"policies.{policy.name}.match", policy.match.connection
+    if connection is not None and connection not in config.connections:
+        raise ConfigError("config.unknown_connection", f"{place}: there is no connection {connection!r}")
+    where = [connection] if connection is not None else list(config.connections)
+    for name in policy.match.operation:
+        if not any(name in operations[one].names for one in where):
+            for one in where[-1:]:
+                operations[one].require(name, f"{place}.operation")
 
 
-def _among(value: Any, any_of: tuple[str | int | bool, ...]) -> bool:
-    """Equality as JSON has it: 1 and 1.0 are one number, and neither is `true`."""
-    if isinstance(value, bool):
-        return any(other is value for other in any_of)
-    if isinstance(value, str):
-        return any(isinstance(other, str) and other == value for other in any_of)
-    if isinstance(value, int | float):
-        return any(isinstance(other, int) and not isinstance(other, bool) and other == value for other in any_of)
-    return False
+def _denied(rule: Rule, judgement: Judgement) -> Deny:
+    if judgement.uninspectable:
+        return Deny(
+            "policy.uninspectable",
+            f"the policy {rule.name} cannot be judged: {judgement.uninspectable}",
+            policy=rule.name,
+            remedy=_REMEDY,
+        )
+    message = rule.policy.message or f"the policy {rule.name} does not allow this"
+    return Deny("policy.denied", message, policy=rule.name)
 
 
-def _denied(rule: _Rule) -> Deny:
-    return Deny("policy.denied", rule.message or f"the policy {rule.name} does not allow this", policy=rule.name)
+def _with_hits(deny: Deny, hits: tuple[RuleHit, ...]) -> Deny:
+    return replace(deny, hits=hits)
 
 
-def _uninspectable(rule: _Rule, why: str) -> Deny:
-    return Deny(
-        "policy.uninspectable",
-        f"the policy {rule.name} must look into the body as JSON: {why}",
-        policy=rule.name,
-        remedy="Send plain UTF-8 JSON, within the connection's max_inspect.",
+def _hold(rules: list[Rule]) -> Hold | None:
+    if not rules:
+        return None
+    policies = [rule.policy for rule in rules]
+    return Hold(
+        tuple(Requirement(p.name, p.approvers, p.quorum) for p in policies),
+        min(p.wait for p in policies),
+        min(p.validity for p in policies),
+        min(p.expires for p in policies),
+        next((p.message for p in policies if p.message), ""),
+    )
+
+
+def _obligations(rules: list[Rule]) -> Obligations:
+    if not rules:
+        return NO_OBLIGATIONS
+    masks = [rule.policy.mask for rule in rules if rule.policy.mask is not None]
+    return Obligations(
+        tuple(dict.fromkeys(header for mask in masks for header in mask.headers)),
+        tuple(dict.fromkeys(path for mask in masks for path in mask.json_paths)),
+        tuple(Rate(r.name, r.policy.rate.limit, r.policy.rate.per) for r in rules if r.policy.rate is not None),
     )

@@ -23,8 +23,11 @@ class StrictJsonError(ValueError):
     """The text is not JSON, or parsers could read it in different ways. The message holds none of the text."""
 
 
-def parse(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
-    """The document as Python values; StrictJsonError otherwise. Time and memory are linear in the input."""
+def parse(data: bytes | str, *, max_depth: int = MAX_DEPTH, folded: bool = False) -> Any:
+    """The document as Python values; StrictJsonError otherwise. Time and memory are linear in the input.
+
+    `folded`: names that differ in letter case only are the same name, as some parsers have it, and so occur twice.
+    """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
     except UnicodeDecodeError:
@@ -32,7 +35,7 @@ def parse(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
     if _depth_exceeds(text, max_depth):
         raise StrictJsonError(f"it is nested more than {max_depth} deep")
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        return json.loads(text, object_pairs_hook=_folded if folded else _object, parse_constant=_constant)
     except StrictJsonError:
         raise
     except json.JSONDecodeError as error:
@@ -61,6 +64,13 @@ def _depth_exceeds(text: str, limit: int) -> bool:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
+        raise StrictJsonError("an object in it has the same name twice")
+    return members
+
+
+def _folded(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs) or (len(pairs) > 1 and len({*map(str.casefold, members)}) != len(pairs)):
         raise StrictJsonError("an object in it has the same name twice")
     return members
 

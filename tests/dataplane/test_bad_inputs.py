@@ -470,7 +470,7 @@ def gate(
                 "name": "no-frames",
                 "match": {"requests": ["POST /policed"]},
                 "effect": "deny",
-                "json": {"path": "$..type", "any_of": ["iframe"]},
+                "when": "find(request.json, 'type').exists(t, t == 'iframe')",
                 "message": "no frames here",
             }
         ],

@@ -41,7 +41,7 @@ grants:
     if: "claims.repository_id == '74'"
     allow: {datadog: ["dashboards:write"]}
 policies:
-  - {name: no-iframes, match: {connection: datadog}, effect: deny, json: {path: "$..type", any_of: [iframe]}}
+  - {name: no-iframes, match: {connection: datadog}, effect: deny, when: "find(request.json, 'type').exists(t, t == 'iframe')"}
 masking: {json: ["$.user.email"]}
 recording: {retention: 400d}
 """

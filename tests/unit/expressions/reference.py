@@ -15,7 +15,7 @@ from ext_proc.expressions.values import TypeValue, UInt
 
 DATA: dict[str, Any] = {
     "x": {
-        "title": "Überblick · main",
+        "title": "Überblick: main",
         "n": 42,
         "neg": -7,
         "f": 2.5,
