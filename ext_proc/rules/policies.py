@@ -44,15 +44,12 @@ class Policies:
             _check_names(policy, config, self._operations)
         self._matches = {
             connection: Scopes(
-                {
-                    str(n): rule.policy.match.requests
-                    for n, rule in enumerate(self.rules)
-                    if rule.policy.match.connection in (None, connection)
-                },
+                {r.name: r.policy.match.requests for r in self.rules if r.policy.match.connection in (None, connection)},
                 place="policies",
             )
             for connection in config.connections
         }
+        self._by_name = {rule.name: rule for rule in self.rules}
         self._uses_session = any(rule.needs_session for rule in self.rules)
         self._fits: dict[tuple[str, str, str], tuple[Rule, ...]] = {}
 
@@ -150,7 +147,7 @@ class Policies:
         matches = self._matches.get(connection)
         if matches is None:
             return ()
-        found = [self.rules[int(n)] for n in matches.resembling(method, path)]
+        found = [self._by_name[name] for name in matches.resembling(method, path)]
         if not any(rule.policy.match.operation for rule in found):
             return tuple(found)
         possible = self._operations[connection].possible(method, path)

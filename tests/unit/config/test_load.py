@@ -41,7 +41,7 @@ grants:
     if: "claims.repository_id == '74'"
     allow: {datadog: ["dashboards:write"]}
 policies:
-  - {name: no-iframes, match: {connection: datadog}, effect: deny, when: "find(request.json, 'type').exists(t, t == 'iframe')"}
+  - {name: no-iframes, match: {connection: datadog}, effect: deny, when: "'iframe' in find(request.json, 'type')"}
 masking: {json: ["$.user.email"]}
 recording: {retention: 400d}
 """
@@ -141,7 +141,25 @@ BAD: list[tuple[str, Callable[[], str], str, int, str]] = [
     ("grant: empty allow", swap('{datadog: ["dashboards:write"]}', "{}"), "config.value", 26, "grants nothing"),
     ("policy: unknown connection", swap("{connection: datadog}", "{connection: x}"),
      "config.unknown_connection", 28, ""),
-    ("policy: no JSON path", swap("$..type", "type"), "config.json_path", 28, "$.name"),
+    ("policy: a key of another effect", swap("effect: deny,", "effect: deny, quorum: 2,"), "config.value", 28, "hold"),
+    ("hold: nobody may approve", swap("effect: deny,", "effect: hold,"), "config.approvers", 28, "group:sre"),
+    ("hold: too few may", swap("effect: deny,", "effect: hold, quorum: 2, approvers: [local],"), "config.approvers", 28,
+     "Lower the quorum"),
+    ("hold: one named twice", swap("effect: deny,", "effect: hold, approvers: [local, local],"),
+     "config.duplicate_name", 28, "once"),
+    ("hold: no approver", swap("effect: deny,", "effect: hold, approvers: [sre],"), "config.value", 28, ""),
+    ("hold: expires first", swap("effect: deny,", "effect: hold, approvers: [local], expires: 1s,"), "config.value", 28,
+     "wait"),
+    ("hold: waits for ever", swap("effect: deny,", "effect: hold, approvers: [local], wait: 1h,"), "config.value", 28,
+     "sent again"),
+    ("allow: does nothing", swap("effect: deny,", "effect: allow,"), "config.value", 28, "rate"),
+    ("allow: masks nothing", swap("effect: deny,", "effect: allow, mask: {},"), "config.value", 28, "headers"),
+    ("allow: no JSON path", swap("effect: deny,", "effect: allow, mask: {json: [x]},"), "config.json_path", 28,
+     "$.name"),
+    ("allow: rate without time", swap("effect: deny,", "effect: allow, rate: {limit: 1, per: 0s},"), "config.value", 28,
+     "1m"),
+    ("match: no operation", swap("{connection: datadog}", "{operation: []}"), "config.value", 28, "Leave it out"),
+    ("window of nothing", swap("masking:", "sessions: {window: 0s}\nmasking:"), "config.value", 29, "10m"),
     ("policy twice", swap("masking:", "  - {name: no-iframes, effect: deny}\nmasking:"),
      "config.duplicate_name", 29, ""),
     ("mask everything", swap('"$.user.email"', '"$"'), "config.whole_body", 29, "$.user.email"),
@@ -235,7 +253,7 @@ def test_an_issuer_whose_keys_are_elsewhere_may_be_named_with_http() -> None:
 
 
 def test_json_paths_are_those_that_rules_understand() -> None:
-    for path in ("$..['a b']", '$[\\"a b\\"]', "$..*", "$..[0]", "$.größe"):
-        parse(GOOD.replace("$..type", path), "douane.yaml", Path("/srv/douane"))
+    for path in ("$..['a b']", '$[\\"a b\\"]', "$..a", "$..[0].b", "$.größe"):
+        parse(GOOD.replace("$.user.email", path), "douane.yaml", Path("/srv/douane"))
     for path in ("$[007]", "$.a" * 40, "$[?(@.a)]"):
-        assert refuse(GOOD.replace("$..type", path)).reason == "config.json_path"
+        assert refuse(GOOD.replace("$.user.email", path)).reason == "config.json_path"
