@@ -44,7 +44,11 @@ class Policies:
             _check_names(policy, config, self._operations)
         self._matches = {
             connection: Scopes(
-                {r.name: r.policy.match.requests for r in self.rules if r.policy.match.connection in (None, connection)},
+                {
+                    r.name: r.policy.match.requests
+                    for r in self.rules
+                    if r.policy.match.connection in (None, connection)
+                },
                 place="policies",
             )
             for connection in config.connections
