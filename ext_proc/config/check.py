@@ -253,8 +253,6 @@ def _masking(config: Config) -> Iterator[Problem]:
             )
 
 
-
-
 def _bad_port(path: YamlPath) -> Problem:
     return Problem(path, "config.value", "a port is between 1 and 65535", "Choose a free one above 1023.")
 
