@@ -63,6 +63,7 @@ def _hold(channel: grpc.aio.Channel) -> Any:
         session_id=_SESSION,
         requirements=[hub_pb2.Requirement(policy="deletes", approvers=["local"], quorum=1)],
         validity_s=900,
+        wait_ms=600_000,
         expires_s=3600,
         method="DELETE",
         path="/api/v1/dashboard/abc-def-ghi",

@@ -1,11 +1,12 @@
-"""The hub's HTTP face: `/readyz` and `/healthz`."""
+"""The hub's HTTP face: `/readyz`, `/healthz`, and what is added to them."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import uvicorn
 from starlette.applications import Starlette
@@ -22,7 +23,7 @@ Condition = Callable[[], Awaitable[tuple[bool, str]]]
 """(whether it holds, what to tell)."""
 
 
-def application(conditions: Mapping[str, Condition]) -> Starlette:
+def application(conditions: Mapping[str, Condition], more: Sequence[Route] = ()) -> Starlette:
     """`/readyz` answers 200 once every condition holds, and 503 before; its JSON says which do.
 
     `{"ready": bool, "conditions": {name: {"ok": bool, "message": str}}}`. `/healthz` says that the process lives.
@@ -40,16 +41,17 @@ def application(conditions: Mapping[str, Condition]) -> Starlette:
     async def alive(_request: Request) -> Response:
         return JSONResponse({"alive": True})
 
-    return Starlette(routes=[Route("/readyz", ready), Route("/healthz", alive)])
+    return Starlette(routes=[Route("/readyz", ready), Route("/healthz", alive), *more])
 
 
 class Console(uvicorn.Server):
     """uvicorn inside the hub's loop: no signal handlers and no log of its own."""
 
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: Starlette, http: type[asyncio.Protocol] | Literal["auto"] = "auto") -> None:
         super().__init__(
             uvicorn.Config(
                 app,
+                http=http,
                 lifespan="off",
                 log_config=None,
                 log_level="warning",

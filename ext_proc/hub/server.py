@@ -21,8 +21,9 @@ from ext_proc.credentials import read_once
 from ext_proc.errors import HubError
 from ext_proc.hub.approvals import Approvals, HoldService, Registry
 from ext_proc.hub.authority import AuthorityService, Sessions
-from ext_proc.hub.console import Condition, Console, address, application, bind
+from ext_proc.hub.console import Condition, address
 from ext_proc.hub.counters import Counters, CounterService
+from ext_proc.hub.faces import Faces
 from ext_proc.hub.ingest import Ingest
 from ext_proc.hub.replica import Replicas
 from ext_proc.hubclient import AUTHORITY, INGEST, MAX_MESSAGE
@@ -88,12 +89,13 @@ async def serve(config: Config) -> None:
         authority = await asyncio.to_thread(Authorities.open, path)
         password = await asyncio.to_thread(read_once, config.store.password) if config.store.password else b""
         ledger = Ledger(replicas, config, password=password.decode())
-        console = Console(application({"ledger": _ledger(ledger), "gate": _gate(Path(config.gate.run_dir))}))
+        conditions = {"ledger": _ledger(ledger), "gate": _gate(Path(config.gate.run_dir))}
+        faces = Faces(config, authority.approvals, conditions)
         tasks = {
             asyncio.create_task(ledger.run(), name="ledger"),
             asyncio.create_task(replicas.keep_clocks(), name="clocks"),
             asyncio.create_task(authority.approvals.run(), name="approvals"),
-            asyncio.create_task(console.serve([bind(config.console.listen)]), name="console"),
+            asyncio.create_task(faces.run(), name="console"),
         }
         stop = asyncio.create_task(stopping.wait())
         try:
@@ -104,10 +106,11 @@ async def serve(config: Config) -> None:
                 raise HubError("hub.failed", f"the hub's {task.get_name()} ended") from task.exception()
             await ledger.drain(config.gate.drain.total_seconds())
         finally:
-            console.stop()
+            faces.stop()
             for task in (*tasks, stop):
                 task.cancel()
             await asyncio.gather(*tasks, stop, return_exceptions=True)
+            await faces.close()
             replicas.close()
             authority.close()
 

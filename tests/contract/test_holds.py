@@ -15,6 +15,7 @@ import grpc.aio
 import pytest
 
 from ext_proc.errors import ApprovalError
+from ext_proc.hub import server
 from ext_proc.hub.approvals import registry, room
 from ext_proc.hub.approvals.states import State
 from ext_proc.hub.server import Authorities
@@ -64,11 +65,12 @@ async def test_a_request_waits_until_it_is_approved(hub: Authorities, gate: Gate
     assert first.url == f"http://127.0.0.1:15000/approvals/{first.approval_id}"
     await approve(hub, first.approval_id)
     granted = await held.state()
-    assert (granted.state, list(granted.approved_by), granted.message) == ("granted", ["ann@acme.example"], "fine")
+    assert (granted.state, list(granted.approved_by), granted.message) == ("granted", ["oidc:ann@acme.example"], "fine")
     with pytest.raises(EOFError):
         await held.state()
-    approval, _, _ = await hub.approvals.registry.find(first.approval_id)
-    assert approval.state is State.USED
+    found = await hub.approvals.registry.find(first.approval_id)
+    assert found.approval.state is State.USED
+    assert [event.event for event in found.events] == ["requested", "approved", "used"]
 
 
 async def test_no_ends_the_wait_at_once_and_says_why(hub: Authorities, gate: Gate) -> None:
@@ -206,6 +208,41 @@ async def test_an_approval_is_for_one_digest_one_run_and_its_approvers(
     assert (await gate.hold(other).state()).state == "requested"
 
 
+@pytest.mark.parametrize(
+    ("changes", "attaches"),
+    [
+        ({}, True),
+        ({"headers_json": '[["accept","*/*"],["traceparent","00-1"],["x-key","[MASKED:jwt:bbbb]"]]'}, True),
+        ({"path": "/api/v1/dashboard/something-harmless"}, False),
+        ({"body": b'{"harmless": true}'}, False),
+        ({"headers_json": '[["accept","*/*"],["x-key","k"]]'}, False),
+        ({"claims_json": '{"actor_id":"2"}'}, False),
+        ({"validity_s": 86_400}, False),
+    ],
+)
+async def test_what_another_writer_showed_to_people_must_be_what_this_gate_would_have_shown(
+    folder: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], attaches: bool
+) -> None:
+    """A gate that was taken over knows digests of requests elsewhere. It must not get something harmless approved in
+    their place, nor by the one who asks."""
+    monkeypatch.setattr(server, "_local_writer", lambda context: writer)
+    request = asked(headers_json='[["accept","*/*"],["x-key","[MASKED:jwt:aaaa]"]]')
+    theirs = again(request)
+    for name, value in changes.items():
+        setattr(theirs, name, value)
+    async with serving(folder) as hub:
+        writer = "other"
+        held = gate.hold(theirs)
+        first = await held.state()
+        held.leave()
+        await unattended(hub)
+        await approve(hub, first.approval_id)
+        writer = "ours"
+        state = await gate.hold(request).state()
+        assert (state.state == "granted") is attaches
+        assert (state.approval_id == first.approval_id) is attaches
+
+
 async def test_time_is_up_for_requests_and_for_approvals(hub: Authorities, gate: Gate) -> None:
     waiting = gate.hold(asked(expires_s=1))
     approved = asked(validity_s=1)
@@ -221,7 +258,7 @@ async def test_time_is_up_for_requests_and_for_approvals(hub: Authorities, gate:
     later = await gate.hold(again(approved)).state()
     assert later.state == "requested"
     assert later.approval_id != first.approval_id
-    assert (await hub.approvals.registry.find(first.approval_id))[0].state is State.EXPIRED
+    assert (await hub.approvals.registry.find(first.approval_id)).approval.state is State.EXPIRED
 
 
 async def test_more_than_one_person_where_the_policy_wants_it(hub: Authorities, gate: Gate) -> None:
@@ -232,7 +269,7 @@ async def test_more_than_one_person_where_the_policy_wants_it(hub: Authorities, 
     held = gate.hold(asked(requirements=both))
     first = await held.state()
     await approve(hub, first.approval_id)
-    assert list((await held.state()).approved_by) == ["ann@acme.example"]
+    assert list((await held.state()).approved_by) == ["oidc:ann@acme.example"]
     await approve(hub, first.approval_id, sre("bob", "sre", "finance"))
     assert (await held.state()).state == "granted"
 

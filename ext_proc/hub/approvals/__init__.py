@@ -3,5 +3,6 @@
 from ext_proc.hub.approvals.registry import Registry
 from ext_proc.hub.approvals.service import HoldService
 from ext_proc.hub.approvals.waiting import Approvals
+from ext_proc.hub.approvals.web import Origins
 
-__all__ = ["Approvals", "HoldService", "Registry"]
+__all__ = ["Approvals", "HoldService", "Origins", "Registry"]

@@ -7,9 +7,10 @@ down so that a query can find what is free, and forgotten at the next start, whe
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,7 +30,10 @@ _EXPIRE_AT_ONCE = 500
 
 _LEFT = ((State.APPROVED, False), (State.DENIED, True), (State.WITHDRAWN, True), (State.REQUESTED, False))
 """What an earlier try may have left, in the order of preference; whether it counts until it would have expired."""
-_FOUND = "digest = :digest AND session_id = :session AND requirements = :requirements"
+_FOUND = (
+    "digest = :digest AND session_id = :session AND requirements = :requirements"
+    " AND (writer = :writer OR shown = :shown)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class Asked:
     validity_us: int
     expires_us: int
     wait_s: float
+    shown: bytes
+    """A hash of what people see and what follows from it, the same at each gate."""
     request: bytes = field(repr=False)
 
 
@@ -54,6 +60,16 @@ class Attached:
     approval: Approval
     replaced: int | None = None
     new: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`request` is the gate's HoldRequest."""
+
+    approval: Approval
+    about: Summary
+    request: bytes = field(repr=False)
+    events: tuple[Event, ...] = ()
 
 
 class Registry:
@@ -105,24 +121,39 @@ class Registry:
 
     # Looking.
 
-    async def find(self, approval_id: str) -> tuple[Approval, Summary, bytes]:
-        """(the approval, what it is about, the gate's HoldRequest). KeyError."""
+    async def find(self, approval_id: str) -> Found:
+        """All of one. KeyError."""
 
-        def operation(db: sqlite3.Connection) -> tuple[Approval, Summary, bytes]:
+        def operation(db: sqlite3.Connection) -> Found:
             row = db.execute(f"SELECT {COLUMNS} FROM approvals WHERE id = ?", (approval_id,)).fetchone()
             if row is None:
                 raise KeyError(approval_id)
             [request] = db.execute("SELECT request FROM requests WHERE id = ?", (approval_id,)).fetchone()
-            return load(row), summary(row), request
+            events = db.execute(
+                f"SELECT {Event.COLUMNS} FROM events WHERE approval_id = ? ORDER BY number", (approval_id,)
+            )
+            return Found(load(row), summary(row), request, tuple(Event(*event) for event in events))
 
         return await self._commits.do(operation)
 
-    async def listed(self, wanted: Sequence[State], limit: int) -> list[tuple[Approval, Summary]]:
-        """The newest first."""
+    async def named(self, prefix: str) -> list[str]:
+        """At most two ids that begin with `prefix`, hexadecimal digits."""
+        sql = "SELECT id FROM approvals WHERE id >= ? AND id < ? ORDER BY id LIMIT 2"
+        rows = await self._commits.do(lambda db: db.execute(sql, (prefix, prefix + "g")).fetchall())
+        return [row[0] for row in rows]
+
+    async def listed(
+        self, wanted: Sequence[State], limit: int, visible: Callable[[Approval], bool] = lambda _: True
+    ) -> list[tuple[Approval, Summary]]:
+        """The newest first, of those that are `visible`."""
         marks = ", ".join("?" * len(wanted))
-        sql = f"SELECT {COLUMNS} FROM approvals WHERE state IN ({marks}) ORDER BY made_us DESC LIMIT ?"
-        rows = await self._commits.do(lambda db: db.execute(sql, (*wanted, limit)).fetchall())
-        return [(load(row), summary(row)) for row in rows]
+        sql = f"SELECT {COLUMNS} FROM approvals WHERE state IN ({marks}) ORDER BY made_us DESC"
+
+        def operation(db: sqlite3.Connection) -> list[tuple[Approval, Summary]]:
+            found = ((load(row), summary(row)) for row in db.execute(sql, [str(state) for state in wanted]))
+            return list(itertools.islice((one for one in found if visible(one[0])), limit))
+
+        return await self._commits.do(operation)
 
     async def events(self, after: int, limit: int) -> list[tuple[Event, Approval, Summary]]:
         """Events with a number above `after`, in order, each with its approval as it is now."""
@@ -217,7 +248,8 @@ class Registry:
             version=1,
         )
         db.execute("INSERT INTO requests VALUES (?, ?)", (made.id, asked.request))
-        row = {**dump(made), **asked.about.columns(), "size": len(asked.request), "attached": ticket}
+        row = {**dump(made), **asked.about.columns(), "shown": asked.shown, "attached": ticket}
+        row["size"] = len(asked.request)
         names = ", ".join(row)
         db.execute(f"INSERT INTO approvals ({names}) VALUES ({', '.join(f':{name}' for name in row)})", row)
         Event("requested", now, exchange_id=asked.exchange_id, gate=asked.about.gate).insert(db, made)
@@ -286,8 +318,11 @@ class Registry:
 
 def _key(asked: Asked) -> dict[str, object]:
     """What must be the same for two requests to be one: nobody's approval serves another run, another request or
-    other approvers. At which gate the request arrives makes no difference: a job may find another one the next time."""
+    other approvers. A job may find another gate the next time; but what one gate showed to people serves another only
+    if that would have shown the same, for the digest is only the gate's word."""
     return {
+        "writer": asked.about.writer,
+        "shown": asked.shown,
         "digest": asked.about.digest,
         "session": asked.about.session_id,
         "requirements": requirements_text(asked.requirements),

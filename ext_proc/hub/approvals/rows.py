@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS approvals (
     writer TEXT NOT NULL, gate TEXT NOT NULL, digest BLOB NOT NULL, session_id BLOB NOT NULL,
     session_label TEXT NOT NULL, connection TEXT NOT NULL, operation TEXT NOT NULL, issuer TEXT NOT NULL,
     subject TEXT NOT NULL, method TEXT NOT NULL, path TEXT NOT NULL, message TEXT NOT NULL,
-    size INTEGER NOT NULL, attached INTEGER
+    shown BLOB NOT NULL, size INTEGER NOT NULL, attached INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS approvals_free ON approvals (digest, attached, state, told, made_us);
 CREATE INDEX IF NOT EXISTS approvals_own ON approvals (digest, exchange_id, made_us);
@@ -98,7 +98,7 @@ class Event:
         return cls(
             event,
             at_us,
-            approver=approver.name,
+            approver=approver.label,
             approver_issuer=approver.issuer,
             approver_subject=approver.subject,
             comment=comment,

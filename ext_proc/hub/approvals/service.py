@@ -16,6 +16,7 @@ from ext_proc.errors import ApprovalError
 from ext_proc.hub.approvals.people import person_of
 from ext_proc.hub.approvals.registry import Asked
 from ext_proc.hub.approvals.rows import Summary
+from ext_proc.hub.approvals.shown import shown_hash
 from ext_proc.hub.approvals.states import LOCAL, Requirement, State
 from ext_proc.hub.approvals.waiting import Approvals, Heard, TakenOverError
 from ext_proc.pb import hub_pb2
@@ -83,6 +84,7 @@ class HoldService:
     def _asked(self, request: hub_pb2.HoldRequest, writer: str) -> Asked:
         claims = _claims(request)
         requirements = tuple(Requirement(r.policy, tuple(r.approvers), r.quorum) for r in request.requirements)
+        person = person_of(self._actors, request.issuer, claims, requirements)
         return Asked(
             about=Summary(
                 **{name: getattr(request, name) for name in _NAMES if name != "upstream"},
@@ -93,10 +95,11 @@ class HoldService:
             ),
             exchange_id=request.exchange_id,
             requirements=requirements,
-            person=person_of(self._actors, request.issuer, claims, requirements),
+            person=person,
             validity_us=request.validity_s * 1_000_000,
             expires_us=request.expires_s * 1_000_000,
             wait_s=request.wait_ms / 1000,
+            shown=shown_hash(request, person),
             request=request.SerializeToString(),
         )
 
@@ -120,7 +123,7 @@ def _claims(request: hub_pb2.HoldRequest) -> Mapping[str, Any]:
     problem = _problem(request)
     try:
         claims = json.loads(request.claims_json or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         claims = None
     if not problem and not isinstance(claims, dict):
         problem = "claims are a JSON object"

@@ -50,8 +50,8 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Approver:
-    """A person who decides. `issuer` is the URL of who vouches for them, or `local`; `name` what they are called
-    everywhere: the value of `sign_in.user_claim`, or `local:UID`."""
+    """A person who decides. `issuer` is the URL of who vouches for them, or `local`; `name` the value of
+    `sign_in.user_claim`, or the user id on this machine."""
 
     name: str
     issuer: str
@@ -61,6 +61,11 @@ class Approver:
     @property
     def local(self) -> bool:
         return self.issuer == LOCAL
+
+    @property
+    def label(self) -> str:
+        """What they are called everywhere: `oidc:NAME`, or `local:UID`."""
+        return label(self.name, self.issuer)
 
     def fits(self, requirement: Requirement) -> bool:
         """Whether this person is among the requirement's approvers."""
@@ -82,6 +87,10 @@ class Yes:
     issuer: str
     subject: str
     meets: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        return label(self.name, self.issuer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +116,7 @@ class Approval:
 
     @property
     def approved_by(self) -> list[str]:
-        return [one.name for one in self.yes]
+        return [one.label for one in self.yes]
 
     @property
     def deadline_us(self) -> int | None:
@@ -130,7 +139,7 @@ def say_yes(approval: Approval, approver: Approver, now_us: int, comment: str = 
     if any(_same(approver, one) for one in approval.yes):
         raise ApprovalError(
             "approval.said_before",
-            f"{approver.name} has approved {approval.id} already, and each person counts once",
+            f"{approver.label} has approved {approval.id} already, and each person counts once",
             remedy="Somebody else must approve it.",
         )
     if approval.state is not State.REQUESTED:
@@ -173,6 +182,11 @@ def use(approval: Approval, exchange_id: bytes, now_us: int) -> Approval:
     return replace(approval, state=State.USED, exchange_id=exchange_id, closed_us=now_us, told=True)
 
 
+def label(name: str, issuer: str) -> str:
+    """No name at a provider can look like the operator of this machine."""
+    return f"{LOCAL}:{name}" if issuer == LOCAL else f"oidc:{name}"
+
+
 def same_person(one: str, other: str) -> bool:
     """Whether two names may be one person's. Differences in letter case, width and composition are none: it is safer
     to take two people for one than one for two."""
@@ -198,7 +212,7 @@ def _requirements_of(approval: Approval, approver: Approver) -> tuple[int, ...]:
     if not meets:
         raise ApprovalError(
             "approval.not_approver",
-            f"{approver.name} is not among those who may decide {approval.id}: {_listed(approval.requirements)}",
+            f"{approver.label} is not among those who may decide {approval.id}: {_listed(approval.requirements)}",
             remedy="Sign in as one of them, or ask one.",
             http_status=403,
         )

@@ -140,9 +140,10 @@ class Approvals:
             except TimeoutError:
                 pass
 
-    async def news(self) -> None:
-        """Returns when something has happened to any approval."""
-        await self._news.wait()
+    @property
+    def news(self) -> asyncio.Event:
+        """Set once something has happened to any approval from now on."""
+        return self._news
 
     def close(self) -> None:
         self.registry.close()
