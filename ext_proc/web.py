@@ -14,6 +14,8 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import urllib3
@@ -72,7 +74,7 @@ def send(
     if time.monotonic() >= deadline:
         raise WebTimeout(f"there was no time left to ask {url}")
     try:
-        context = ssl.create_default_context(cafile=ca_file)
+        context = _context(ca_file, Path(ca_file).stat().st_mtime_ns if ca_file is not None else 0)
     except (OSError, ssl.SSLError) as error:
         raise WebError(f"the CA bundle {ca_file} cannot be used: {error}") from None
     fields = {"accept": "application/json", "user-agent": "douane", **(headers or {})}
@@ -118,6 +120,12 @@ async def request(
             return await running
     except TimeoutError:  # a name that does not resolve has no bound of its own
         raise WebTimeout(f"{url} did not answer within {timeout:g} s") from None
+
+
+@lru_cache(maxsize=32)
+def _context(ca_file: str | None, _changed: int) -> ssl.SSLContext:
+    """Kept, since to read a bundle of public roots takes 20 ms."""
+    return ssl.create_default_context(cafile=ca_file)
 
 
 def _timeout(deadline: float) -> urllib3.Timeout:
