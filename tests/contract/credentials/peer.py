@@ -55,7 +55,7 @@ class Peer:
                 except OSError:
                     self.close_connection = True
 
-            do_GET = do_POST = do_PUT = do_DELETE = serve
+            do_GET = do_POST = do_PUT = do_DELETE = serve  # noqa: N815 (http.server's names)
 
             def reply(self, status: int, document: Any, **headers: str) -> None:
                 body = document if isinstance(document, bytes) else json.dumps(document).encode()

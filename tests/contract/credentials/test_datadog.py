@@ -139,9 +139,7 @@ async def test_leftovers_of_this_gate_are_deleted_and_nothing_else(datadog: Data
         assert len(datadog.keys) == len(kept) + 1
 
 
-async def test_a_worker_that_crashed_leaves_nothing_for_long(
-    datadog: Datadog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_worker_that_crashed_leaves_nothing_for_long(datadog: Datadog, monkeypatch: pytest.MonkeyPatch) -> None:
     with Peer(datadog) as peer:
         crashed = made(peer.url, lifetime="1m")
         old = await value(crashed)  # never closed
@@ -181,9 +179,7 @@ async def test_what_datadog_refuses(datadog: Datadog, monkeypatch: pytest.Monkey
     assert "another" not in str(caught.value)
 
 
-async def test_a_key_that_somebody_else_deleted_is_no_fault(
-    datadog: Datadog, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_key_that_somebody_else_deleted_is_no_fault(datadog: Datadog, caplog: pytest.LogCaptureFixture) -> None:
     with Peer(datadog) as peer:
         credentials = made(peer.url)
         await value(credentials)

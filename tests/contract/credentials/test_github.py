@@ -1,5 +1,5 @@
 """Installation tokens, against a server with the rules that GitHub documents: the App's JWT is verified with its public
-key, may live ten minutes at most and must not come from the future; what is asked for must be within the App's reach."""
+key, may live ten minutes at most and must not come from the future; what is asked for must be in the App's reach."""
 
 from __future__ import annotations
 

@@ -32,6 +32,8 @@ path "sys/leases/renew" { capabilities = ["update"] }
 path "sys/leases/revoke" { capabilities = ["update"] }
 """
 
+NOWHERE = Surroundings()
+
 
 class Broker:
     """RabbitMQ's management API, as far as OpenBao uses it."""
@@ -98,7 +100,7 @@ def login(bao: OpenBao, role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return {"approle": {"role_id": {"env": "DOUANE_TEST_ROLE"}, "secret_id": {"file": str(tmp_path / "secret-id")}}}
 
 
-def made(bao: OpenBao, auth: dict[str, Any], around: Surroundings = Surroundings(), **settings: Any) -> Credentials:
+def made(bao: OpenBao, auth: dict[str, Any], around: Surroundings = NOWHERE, **settings: Any) -> Credentials:
     source = {"url": bao.url, "field": "key", "auth": auth, **settings}
     return Credentials([Credential.model_validate({"bearer": True, "from": {"vault": source}})], Sources(), around)
 
