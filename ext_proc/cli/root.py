@@ -10,11 +10,12 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from ext_proc.cli import envoy, job, mask, read, search, serve, setup, show, version
+from ext_proc.cli import approvals, envoy, job, login, mask, read, search, serve, setup, show, version
 from ext_proc.cli.output import report
 from ext_proc.errors import DouaneError
 
 READ = "Read the ledger"
+DECIDE = "Decide"
 RUN = "Run"
 SET_UP = "Set up"
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -60,6 +61,8 @@ app = typer.Typer(
 setup.register(app, SET_UP)
 serve.register(app, RUN)
 job.register(app, RUN)
+approvals.register(app, DECIDE)
+login.register(app, DECIDE)
 read.register(app, READ)
 search.register(app, READ)
 show.register(app, READ)

@@ -22,7 +22,7 @@ class Faces:
     def __init__(self, config: Config, approvals: Approvals, conditions: Mapping[str, Condition]) -> None:
         self._signed_in = SignedIn(config.approvals.sign_in)
         origins = Origins(config.console.listen, config.console.url)
-        for_people = api.routes(approvals, self._signed_in, origins)
+        for_people = [*api.routes(approvals, self._signed_in, origins), self._signed_in.route(origins)]
         self._consoles = [
             Console(application(conditions, [*for_people, page.route(origins, address(config.console))])),
             Console(

@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from ext_proc.config.models import Issuer
 from ext_proc.errors import ApprovalError, IdentityError
 from ext_proc.hub.approvals.states import LOCAL, Approver
+from ext_proc.hub.approvals.web import SAFE, Origins
 from ext_proc.oidc import KeySets, Verifier
 
 if TYPE_CHECKING:
@@ -70,6 +73,19 @@ class SignedIn:
                 retryable=error.retryable,
             ) from None
         return approver(self._settings, claims), float(claims["exp"])
+
+    def route(self, origins: Origins) -> Route:
+        """`GET /api/sign-in`: where and how to sign in, for `douane login --hub URL`. No secret."""
+
+        async def answer(request: Request) -> Response:
+            origins.check_name(request)
+            found = self._settings
+            if found is None:
+                return JSONResponse({}, headers=SAFE)
+            told = {"issuer": found.issuer, "client_id": found.client_id, "scopes": found.scopes}
+            return JSONResponse({**told, "user_claim": found.user_claim}, headers=SAFE)
+
+        return Route("/api/sign-in", answer, methods=["GET"])
 
     async def close(self) -> None:
         await self._keysets.close()
