@@ -12,6 +12,7 @@ import sys
 from datadog_api_client import ApiClient, Configuration
 from datadog_api_client.exceptions import ApiException
 from datadog_api_client.v1.api.dashboards_api import DashboardsApi
+from datadog_api_client.v1.api.monitors_api import MonitorsApi
 from datadog_api_client.v1.model.dashboard import Dashboard
 from datadog_api_client.v1.model.dashboard_layout_type import DashboardLayoutType
 from datadog_api_client.v1.model.i_frame_widget_definition import IFrameWidgetDefinition
@@ -54,7 +55,7 @@ def refused(what: str, fault: ApiException) -> str:
 
 
 def main(url: str) -> int:
-    configuration = Configuration(host=url)  # type: ignore[no-untyped-call]
+    configuration = Configuration(host=url, enable_retry=True)  # type: ignore[no-untyped-call]
     # DD_API_KEY and DD_APP_KEY are read from the environment
     with ApiClient(configuration) as client:
         api = DashboardsApi(client)  # type: ignore[no-untyped-call]
@@ -69,9 +70,11 @@ def main(url: str) -> int:
         print("update it: done")
         print(f"list dashboards: {', '.join(str(d.title) for d in api.list_dashboards().dashboards)}")
         try:
-            api.delete_dashboard(made.id)
+            MonitorsApi(client).list_monitors()  # type: ignore[no-untyped-call]
         except ApiException as fault:
-            reasons.append(refused("delete it", fault))
+            reasons.append(refused("list monitors", fault))
+        print("delete the dashboard: sent, and waiting for the answer ...", flush=True)
+        print(f"delete the dashboard: done, {api.delete_dashboard(made.id).deleted_dashboard_id}")
     return 0 if reasons == ["policy.denied", "grant.none"] else 1
 
 

@@ -50,12 +50,13 @@ connections:                  # where requests may go, and with which real keys
     listen: 127.0.0.1:{listen}
     upstream: http://127.0.0.1:{upstream}
     identity: {{headers: [dd-api-key]}}
+    hold: {{status: 429, reset_header: x-ratelimit-reset, retry_after: 2s}}   # which the official client retries
     credentials:
       - {{header: dd-api-key, from: {{env: DEMO_DD_API_KEY}}}}
       - {{header: dd-application-key, from: {{env: DEMO_DD_APP_KEY}}}}
     scopes:
       dashboards:read: ["GET /api/v1/dashboard", "GET /api/v1/dashboard/{{id}}"]
-      dashboards:write: ["POST /api/v1/dashboard", "PUT /api/v1/dashboard/{{id}}"]
+      dashboards:write: ["POST /api/v1/dashboard", "PUT /api/v1/dashboard/{{id}}", "DELETE /api/v1/dashboard/{{id}}"]
 
 grants:                       # who may do what; nothing else is allowed
   - name: infra-main
@@ -69,6 +70,13 @@ policies:
     effect: deny
     when: "widgets(request.json).exists(w, w.definition.type == 'iframe')"
     message: iframe widgets are not allowed
+  - name: deletes-need-a-person
+    match: {{connection: datadog}}
+    effect: hold
+    when: "request.method == 'DELETE'"
+    message: deletes need a person
+    approvers: [local]        # here: whoever operates this machine; elsewhere group:sre, signed in by OIDC
+    wait: 5s                  # then the client is told to send it again
 
 recording: {{spool: {{path: ./spool}}}}
 """
@@ -82,11 +90,11 @@ CLAIMS = {
     "run_id": "8231",
     "run_attempt": "1",
 }
-EXCHANGES = 5
-"""What the job does: create, a refused create, update, list, a refused delete."""
+EXCHANGES = 6
+"""What the job does at least: create, a refused create, update, list, a refused list, a held delete."""
 SQL = (
     "SELECT formatDateTime(ts, '%T') AS at, JSONExtractString(claims, 'actor') AS actor, "
-    "method, path, decision, reason FROM exchanges ORDER BY ts"
+    "method, path, decision, reason, arrayStringConcat(approved_by, ', ') AS approved_by FROM exchanges ORDER BY ts"
 )
 
 console = Console(highlight=False)
@@ -160,11 +168,14 @@ class Demo:
             raise DemoError(f"douane {words[0]} ended with {done.returncode}")
 
     def rows(self, query: str) -> list[dict[str, Any]]:
-        """What SQL answers, by `douane sql --json`."""
-        command = [_douane(), "sql", query, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        """What SQL answers."""
+        return self.ask("sql", query)
+
+    def ask(self, *words: str) -> list[dict[str, Any]]:
+        """What a command of Douane's answers with `--json`."""
+        done = subprocess.run([_douane(), *words, "--json"], capture_output=True, text=True, check=False)
         if done.returncode:
-            raise DemoError(f"douane sql ended with {done.returncode}:\n{done.stderr}")
+            raise DemoError(f"douane {words[0]} ended with {done.returncode}:\n{done.stderr}")
         return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -229,14 +240,32 @@ def job(demo: Demo, token: str) -> None:
         f"\n[bold]$ DD_API_KEY=THE_TOKEN DD_APP_KEY=placeholder python agent.py {demo.gate}[/]", soft_wrap=True
     )
     sys.stdout.flush()
-    done = subprocess.run([sys.executable, HERE / "agent.py", demo.gate], env=env, check=False, timeout=60)
-    if done.returncode:
+    running = subprocess.Popen([sys.executable, HERE / "agent.py", demo.gate], env=env)
+    try:
+        approve(demo)
+        code = running.wait(60)
+    except subprocess.TimeoutExpired:
+        code = None
+    finally:
+        running.kill()
+    if code != 0:
         raise DemoError(f"the job did not go as told; Douane's log:\n{demo.tail('douane')}")
+
+
+def approve(demo: Demo) -> None:
+    """What a person does in another terminal while the job waits."""
+    demo.wait("a held request", lambda: bool(demo.ask("approvals", "list")), limit=30)
+    console.print(Rule("[bold]3. Meanwhile, in another terminal: a person decides"))
+    demo.show("approvals", "list")
+    (held,) = demo.ask("approvals", "list")
+    demo.show("approvals", "show", held["id"])
+    demo.show("approvals", "approve", held["id"], "--comment", "the checkout team moved")
+    console.print(Rule("[bold]   and the job goes on"))
 
 
 def ledger(demo: Demo) -> None:
     """Show what was recorded, as an auditor would look at it."""
-    console.print(Rule("[bold]3. The ledger: who did what, when, which verdict"))
+    console.print(Rule("[bold]4. The ledger: who did what, when, which verdict"))
     began = time.monotonic()
     demo.wait("the records", lambda: len(demo.rows("SELECT exchange_id FROM exchanges")) >= EXCHANGES, limit=15)
     console.print(f"[dim]{EXCHANGES} exchanges, in SQL {time.monotonic() - began:.1f} s after the job's end[/]")
@@ -251,7 +280,7 @@ def ledger(demo: Demo) -> None:
 
 def proof(demo: Demo, token: str) -> None:
     """The job never saw the real keys (agent.py's environment above); here: nor does anything that was written."""
-    console.print(Rule("[bold]4. No real key and no token in the ledger, or in any file"))
+    console.print(Rule("[bold]5. No real key and no token in the ledger, or in any file"))
     wanted = {"the API key": demo.keys["DEMO_DD_API_KEY"], "the application key": demo.keys["DEMO_DD_APP_KEY"]}
     wanted |= {"the token": token, "the token's signature": token.rpartition(".")[2]}
     rows = [(f"row {n}", json.dumps(row).encode()) for n, row in enumerate(demo.rows("SELECT * FROM exchanges"), 1)]

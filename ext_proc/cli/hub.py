@@ -15,7 +15,7 @@ import urllib3
 from urllib3.connection import HTTPConnection
 
 from ext_proc.errors import DouaneError, HubError
-from ext_proc.oidc.fetch import is_allowed_url
+from ext_proc.web import is_allowed_url
 
 if TYPE_CHECKING:
     from ext_proc.cli.sign_in import Login
