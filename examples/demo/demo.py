@@ -259,8 +259,7 @@ def approve(demo: Demo) -> None:
     demo.show("approvals", "list")
     (held,) = demo.ask("approvals", "list")
     demo.show("approvals", "show", held["id"])
-    demo.show("approvals", "approve", held["id"], "--comment", "the checkout team moved")
-    console.print(Rule("[bold]   and the job goes on"))
+    demo.show("approvals", "approve", held["id"][:8], "--comment", "the checkout team moved")
 
 
 def ledger(demo: Demo) -> None:

@@ -21,7 +21,8 @@ import urllib3
 
 from ext_proc.cli.sign_in import Kept, claims_of
 from ext_proc.errors import IdentityError
-from ext_proc.oidc.fetch import discovery_url, is_allowed_url
+from ext_proc.oidc.fetch import discovery_url
+from ext_proc.web import is_allowed_url
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _TIMEOUT_S = 15

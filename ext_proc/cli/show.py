@@ -121,6 +121,12 @@ def _print(ledger: Ledger, row: Mapping[str, Any]) -> None:
     verdict = f"{row['decision']}  {row['reason']}  {row['message']}".rstrip()
     _line(screen, "verdict", verdict, colour)
     _line(screen, "decided by", row["policy"])
+    approval = f"{row['approval_id']}  by {', '.join(row['approved_by'])}" if row["approved_by"] else row["approval_id"]
+    _line(screen, "approval", approval)
+    for rule in row["rules"]:
+        observed = ", observed" if rule["mode"] == "observe" else ""
+        _line(screen, "policy", f"{rule['policy']} {rule['digest']}  {rule['effect']}{observed}  {rule['values']}")
+    _line(screen, "response", row["response_decision"])
     _line(screen, "answer", f"{row['status'] or 'none'}, {row['outcome']}, {int(row['duration_us']) / 1000:.1f} ms")
     _line(screen, "who", f"{row['subject']} ({row['issuer']})" if row["subject"] else "nobody proven")
     _line(screen, "workload", row["workload_subject"])

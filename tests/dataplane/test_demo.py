@@ -63,7 +63,11 @@ def test_the_demo_tells_its_story_and_leaves_nothing_running(
     assert "refused with 403 policy.denied: iframe widgets are not allowed" in text
     assert "refused with 403 grant.none" in text
     assert "acme/infra run 8231 #1" in text
-    assert "not in 5 rows" in text
+    assert "DELETE /api/v1/dashboard/" in text
+    assert "approved (local:" in text
+    assert text.index("delete the dashboard: sent") < text.index("$ douane approvals approve")
+    assert text.index("$ douane approvals approve") < text.index("delete the dashboard: done")
+    assert "not in 6 rows" in text
 
     folder = next(line for line in text.splitlines() if line.endswith("/douane.yaml")).removesuffix("/douane.yaml")
     assert len(running_in(folder)) > 4
