@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check bench bench-policies lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +24,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
 help: ## This list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
 
 demo: $(READY) ## A CI job, a small Datadog and Douane between them, on this machine; KEEP=1 leaves it running
 	@KEEP='$(KEEP)' $(BIN)/python -m examples.demo.demo
@@ -40,6 +40,9 @@ check: $(READY) ## Lint, format, types and layers
 
 bench: $(READY) ## Envoy alone, a server that does nothing, Douane and mitmproxy in one run (about ten minutes)
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-policies: $(READY) ## What policies cost, on honest and on hostile bodies (ten seconds)
+	@$(BIN)/python -m bench.policies
 
 lock: $(READY) ## Resolve requirements.lock anew from pyproject.toml (newest versions: make lock UPGRADE=1)
 	$(BIN)/uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 \

@@ -75,7 +75,8 @@ class Deny:
     """The request ends here. `reason` is stable; `message` and `remedy` are for the caller.
 
     `decision` is what the ledger calls it: `hold` where it may pass once a person has said yes. `approval_id` and
-    `approval_url` say which approval that is; `headers` are added to the answer.
+    `approval_url` say which approval that is; `headers` are added to the answer;
+    `operation` is the request's name, where it has one.
     """
 
     reason: str

@@ -310,7 +310,7 @@ class Stream:
         recorder.verdict(
             deny,
             policy=of.grant if of else "",
-            operation=of.operation if of else "",
+            operation=of.operation if of else deny.operation if deny else "",
             hits=of.hits if of else deny.hits if deny else (),
             credentials=credentials,
             caller=who.caller if who else None,

@@ -76,7 +76,7 @@ policies:
     when: "request.method == 'DELETE'"
     message: deletes need a person
     approvers: [local]        # here: whoever operates this machine; elsewhere group:sre, signed in by OIDC
-    wait: 5s                  # then the client is told to send it again
+    wait: 30s                 # then the client is told to send it again
 
 recording: {{spool: {{path: ./spool}}}}
 """

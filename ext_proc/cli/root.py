@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from ext_proc.cli import approvals, envoy, job, login, mask, read, search, serve, setup, show, version
+from ext_proc.cli import approvals, envoy, job, login, mask, policy, read, search, serve, setup, show, version
 from ext_proc.cli.output import report
 from ext_proc.errors import DouaneError
 
@@ -68,6 +68,7 @@ search.register(app, READ)
 show.register(app, READ)
 envoy.register(app, SET_UP)
 mask.register(app, SET_UP)
+policy.register(app, SET_UP)
 version.register(app, SET_UP)
 
 

@@ -32,11 +32,14 @@ _AROUND = 40
 def register(app: typer.Typer, panel: str) -> None:
     @app.command(rich_help_panel=panel)
     def search(
-        text: Annotated[str, typer.Argument(help="What to look for, in any letter case.")],
+        text: Annotated[
+            str, typer.Argument(help="What to look for, in any letter case; optional with --operation.")
+        ] = "",
         config: ConfigFile = DEFAULT_CONFIG,
         since: Since = None,
         connection: Annotated[str | None, typer.Option(help="Only this connection.")] = None,
         session: Annotated[str | None, typer.Option(help="Only this run: its id, or a part of its label.")] = None,
+        operation: Annotated[str | None, typer.Option(help="Only this operation, such as CreateDashboard.")] = None,
         decision: Annotated[str | None, typer.Option(help="allow, deny or hold.")] = None,
         limit: Limit = 50,
         as_json: AsJson = False,
@@ -49,10 +52,11 @@ def register(app: typer.Typer, panel: str) -> None:
         ```console
         douane search iframe --decision deny
         douane search 'abc-def-ghi' --since 7d --json
+        douane search --operation DeleteDashboard --since 30d
         douane show $(douane search abc-def-ghi --json | head -1 | jq -r .exchange_id)
         ```
         """
-        if not text.strip():
+        if not text.strip() and operation is None:
             raise typer.BadParameter("there is nothing to look for", param_hint="TEXT")
         if decision not in (None, "allow", "deny", "hold"):
             raise typer.BadParameter("must be allow, deny or hold", param_hint="--decision")
@@ -60,6 +64,8 @@ def register(app: typer.Typer, panel: str) -> None:
         where.since(since, "ts")
         if connection is not None:
             where.add("connection = {connection:String}", connection=connection)
+        if operation is not None:
+            where.add("operation = {operation:String}", operation=operation)
         if decision is not None:
             where.add("decision = {decision:String}", decision=decision)
         if session is not None:
@@ -71,7 +77,8 @@ def register(app: typer.Typer, panel: str) -> None:
                 print_json(row)
         if as_json:
             return
-        columns = ("ts", "connection", "method", "path", "status", "decision", "reason", "found", "exchange_id")
+        columns: tuple[str, ...] = ("ts", "connection", "method", "path", "status", "decision", "reason", "found")
+        columns = (*(name for name in columns if text or name != "found"), "exchange_id")
         table(columns, [[_cell(row, name) for name in columns] for row in rows])
         if not rows:
             typer.echo("Nothing found.", err=True)
@@ -98,7 +105,8 @@ def _find(ledger: Ledger, text: str, where: Conditions, limit: int) -> list[dict
             return sorted(found.values(), key=lambda row: str(row["ts"]), reverse=True)[:limit]
     anywhere = where.copy()
     parts = f"exchange_id IN (SELECT exchange_id FROM {{db}}.body_parts WHERE {_contains('data')})"  # noqa: S608
-    anywhere.add(" OR ".join([*(_contains(column) for column in _PLACES), parts]))
+    if text:
+        anywhere.add(" OR ".join([*(_contains(column) for column in _PLACES), parts]))
     return _select(ledger, anywhere)
 
 
@@ -110,7 +118,7 @@ def _select(ledger: Ledger, where: Conditions) -> list[dict[str, Any]]:
     found = ", ".join(f"({_contains(column)}) AS in_{column}" for column in _PLACES)
     snippet = "multiIf(" + ", ".join(f"in_{c}, {_snippet(c)}" for c in _PLACES) + ", '')"
     sql = (
-        "SELECT exchange_id, ts, connection, method, host, path, status, decision, reason, "  # noqa: S608
+        "SELECT exchange_id, ts, connection, operation, method, host, path, status, decision, reason, "  # noqa: S608
         f"session_label, subject, {found}, {snippet} AS snippet "
         f"FROM {{db}}.exchanges WHERE {where.where()} ORDER BY ts DESC LIMIT {{limit:UInt32}}"
     )
@@ -118,6 +126,8 @@ def _select(ledger: Ledger, where: Conditions) -> list[dict[str, Any]]:
     for row in ledger.query(sql, where.parameters):
         places = [place for column, place in _PLACES.items() if row.pop(f"in_{column}")]
         row["found"] = list(dict.fromkeys(places)) or ["large body"]
+        if not where.parameters["text"]:
+            row["found"], row["snippet"] = [], ""
         rows.append(row)
     return rows
 

@@ -118,8 +118,9 @@ def effective(config: Config) -> dict[str, Any]:
             {
                 "name": p.name,
                 "effect": p.effect,
+                "mode": p.mode,
                 "connection": p.match.connection or "*",
-                "requests": list(p.match.requests),
+                "requests": [*p.match.operation, *p.match.requests],
             }
             for p in config.policies
         ],
@@ -155,8 +156,10 @@ def _print_effective(loaded: Loaded, warnings: list[str]) -> None:
         for connection, granted in g["allow"].items()
     ]
     _section("Grants (everything else is denied)", ("grant", "issuer", "if", "connection", "scopes"), grants)
-    policies = [(p["name"], p["effect"], p["connection"], ", ".join(p["requests"])) for p in shown["policies"]]
-    _section("Policies", ("policy", "effect", "connection", "requests"), policies)
+    policies = [
+        (p["name"], p["effect"], p["mode"], p["connection"], ", ".join(p["requests"])) for p in shown["policies"]
+    ]
+    _section("Policies", ("policy", "effect", "mode", "connection", "requests"), policies)
     for warning in warnings:
         typer.secho(f"warning: {warning}", err=True, fg="yellow")
     if not loaded.config.connections:

@@ -47,6 +47,8 @@ def _files(config: Config) -> Iterator[tuple[YamlPath, str]]:
     for name, connection in config.connections.items():
         if connection.upstream_ca_file:
             yield ("connections", name, "upstream_ca_file"), connection.upstream_ca_file
+        if connection.operations is not None and connection.operations.openapi:
+            yield ("connections", name, "operations", "openapi"), connection.operations.openapi
     if config.store.ca_file:
         yield ("store", "ca_file"), config.store.ca_file
     if config.hub.tls is not None:

@@ -43,7 +43,8 @@ class Tracer(Compiler):
 
         def note(frame: Frame) -> Any:
             value = plain(frame)
-            if len(frame.seen) < MAX_VALUES and text not in frame.seen:
+            # a map only leads to what decides
+            if len(frame.seen) < MAX_VALUES and text not in frame.seen and not isinstance(value, dict):
                 frame.seen[text] = shown(value)
             return value
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from ext_proc.expressions import FUNCTIONS, Function, Functions, Overload
 from ext_proc.expressions.types import DYN, STRING, list_of
-from ext_proc.expressions.values import TEXT_PER_STEP, Frame
+from ext_proc.expressions.values import TEXT_PER_STEP, Frame, no_overload
 from ext_proc.rules import strict_json
 
 _LISTS = frozenset({"widgets", "cells", "panels", "tiles"})
 _DEFINITION = "definition"
+_MAY_BE_JSON = frozenset("{[ \t\r\n")
+
+
+@dataclass(slots=True)
+class _Index:
+    """A document, walked through once: its widgets, and its members by their names in lower case."""
+
+    document: Any
+    widgets: list[Any] = field(default_factory=list)
+    members: dict[str, list[Any]] = field(default_factory=dict)
+    cost: int = 0
 
 
 def widgets(frame: Frame, document: Any) -> list[Any]:
@@ -20,60 +32,64 @@ def widgets(frame: Frame, document: Any) -> list[Any]:
     `definition.widgets`), `cells`, `panels` or `tiles`. What is named `..._definition` (the source of a split graph) is
     the definition of a widget. JSON inside strings is read as well; letter case makes no difference.
     """
-    return _remembered(frame, ("widgets",), document, _widgets)
+    return _indexed(frame, document).widgets
 
 
 def find(frame: Frame, document: Any, name: Any) -> list[Any]:
     """The values of every member of that name, at any depth, whatever its letter case, also in JSON inside strings."""
     if type(name) is not str:
-        return []
-    folded = name.casefold()
-    return _remembered(frame, ("find", folded), document, lambda f, d: _members(f, d, folded))
+        raise no_overload("find()", document, name)
+    return _indexed(frame, document).members.get(name.casefold(), [])
 
 
-def _remembered(frame: Frame, key: tuple[str, ...], document: Any, compute: Any) -> list[Any]:
-    """What was found in the same document before, at the same price."""
-    at = (*key, id(document))
-    known = frame.memo.get(at)
-    if known is not None and known[0] is document:
-        frame.charge(known[2])
-        found: list[Any] = known[1]
-        return found
+def _indexed(frame: Frame, document: Any) -> _Index:
+    """The index of a document; where it was made before, at the same price."""
+    known: _Index | None = frame.memo.get(id(document))
+    if known is not None and known.document is document:
+        frame.charge(known.cost)
+        return known
     before = frame.left
-    found = compute(frame, document)
-    frame.memo[at] = (document, found, before - frame.left)
-    return found
+    made = _Index(document)
+    _walk(frame, document, made)
+    made.cost = before - frame.left
+    frame.memo[id(document)] = made
+    return made
 
 
-def _widgets(frame: Frame, document: Any) -> list[Any]:
-    found: list[Any] = []
+def _walk(frame: Frame, document: Any, into: _Index) -> None:
+    members = into.members
     pending: list[tuple[Any, bool]] = [(document, False)]
     while pending:
         value, listed = pending.pop()
         below: list[tuple[Any, bool]] = []
-        if type(value) is str:
-            read = _read(frame, value)
-            if read is not None:
-                below.append((read, listed))
-        elif type(value) is list:
-            frame.charge(2 + len(value))
-            below = [(item, listed) for item in value if type(item) in (dict, list, str)]
-        elif type(value) is dict:
+        if type(value) is dict:
             frame.charge(3 + 2 * len(value))
             widget = listed
             for key, child in value.items():
                 name = key.casefold()
+                if name in members:
+                    members[name].append(child)
+                else:
+                    members[name] = [child]
+                kind = type(child)
                 if name.endswith(_DEFINITION):
-                    if name == _DEFINITION and type(child) is dict:
+                    if name == _DEFINITION and kind is dict:
                         widget = True
                     else:
-                        found += [{_DEFINITION: one} for one in _objects(frame, child)]
-                if type(child) in (dict, list, str):
+                        into.widgets += [{_DEFINITION: one} for one in _objects(frame, child)]
+                if kind is dict or kind is list or (kind is str and child[:1] in _MAY_BE_JSON):
                     below.append((child, name in _LISTS))
             if widget:
-                found.append(value)
-        pending.extend(reversed(below))
-    return found
+                into.widgets.append(value)
+        elif type(value) is list:
+            frame.charge(2 + len(value))
+            below = [(item, listed) for item in value if type(item) in (dict, list, str)]
+        elif type(value) is str:
+            read = _read(frame, value)
+            if read is not None:
+                below.append((read, listed))
+        below.reverse()
+        pending += below
 
 
 def _objects(frame: Frame, value: Any) -> list[Any]:
@@ -83,35 +99,11 @@ def _objects(frame: Frame, value: Any) -> list[Any]:
     return [one for one in (value if type(value) is list else [value]) if type(one) is dict]
 
 
-def _members(frame: Frame, document: Any, wanted: str) -> list[Any]:
-    found: list[Any] = []
-    pending: list[Any] = [document]
-    while pending:
-        value = pending.pop()
-        below: list[Any] = []
-        if type(value) is str:
-            read = _read(frame, value)
-            if read is not None:
-                below.append(read)
-        elif type(value) is list:
-            frame.charge(2 + len(value))
-            below = [item for item in value if type(item) in (dict, list, str)]
-        elif type(value) is dict:
-            frame.charge(3 + 2 * len(value))
-            for key, child in value.items():
-                if key.casefold() == wanted:
-                    found.append(child)
-                if type(child) in (dict, list, str):
-                    below.append(child)
-        pending.extend(reversed(below))
-    return found
-
-
 def _read(frame: Frame, text: str) -> Any:
     """The object or list that a string holds as JSON; None for other text."""
-    if len(text) < 2 or text.lstrip()[:1] not in ("{", "["):
+    if text[:1] not in _MAY_BE_JSON or text.lstrip()[:1] not in ("{", "["):
         return None
-    frame.charge(5 + len(text) * 4 // TEXT_PER_STEP)
+    frame.charge(5 + len(text) * 8 // TEXT_PER_STEP)
     try:
         return strict_json.parse(text, folded=True)
     except strict_json.StrictJsonError:

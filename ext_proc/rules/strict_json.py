@@ -1,22 +1,24 @@
 """JSON read in the one way every parser agrees on (RFC 8259), so that a rule and the upstream see the same document.
 
 Refused: a name that occurs twice in an object (parsers disagree on which counts), NaN and Infinity, any encoding but
-UTF-8, a byte order mark, text after the value, and nesting deeper than `MAX_DEPTH`.
+UTF-8, a byte order mark, text after the value, nesting deeper than `MAX_DEPTH`, and more values than `MAX_WORK`.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import re
 from typing import Any, NoReturn
 
 MAX_DEPTH = 256
 
-_ESCAPE = re.compile(r"\\.", re.DOTALL)
-_NO_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
+MAX_WORK = 400_000
+"""In values, of which an object counts as ten: about 30 ms."""
+
+_NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
+_NO_MARKS = bytes(set(range(256)) - set(b'{,"'))
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_PEELED = 16
+_BLOCK = 128
 
 
 class StrictJsonError(ValueError):
@@ -34,6 +36,8 @@ def parse(data: bytes | str, *, max_depth: int = MAX_DEPTH, folded: bool = False
         raise StrictJsonError("it is not UTF-8") from None
     if _depth_exceeds(text, max_depth):
         raise StrictJsonError(f"it is nested more than {max_depth} deep")
+    if _too_much(text, MAX_WORK):
+        raise StrictJsonError("it holds too many values")
     try:
         return json.loads(text, object_pairs_hook=_folded if folded else _object, parse_constant=_constant)
     except StrictJsonError:
@@ -50,15 +54,30 @@ def _depth_exceeds(text: str, limit: int) -> bool:
     """Counted on the brackets outside of strings. What is not JSON may be misjudged; the parser refuses it anyway."""
     if text.count("[") + text.count("{") <= limit:
         return False
+    depth = 0
+    brackets = _outside(text, _NO_BRACKETS)
+    for start in range(0, len(brackets), _BLOCK):  # a block at a time, at the speed of memory
+        block = brackets[start : start + _BLOCK]
+        opening = block.count(b"[") + block.count(b"{")
+        if depth + opening > limit and max(itertools.accumulate(map(_STEP.__getitem__, block), initial=depth)) > limit:
+            return True
+        depth += 2 * opening - len(block)
+    return False
+
+
+def _outside(text: str, delete: bytes) -> bytes:
+    """What is outside of strings, without the bytes of `delete`."""
     if "\\" in text:
-        text = _ESCAPE.sub("", text)
-    outside = text.encode("utf-8", "replace").translate(None, _NO_STRUCTURE).split(b'"')[::2]
-    brackets = b"".join(outside)
-    for _ in range(_PEELED):  # innermost pairs first, at the speed of memory: ordinary documents are done here
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
-        if not brackets:
-            return False
-    return any(depth > limit - _PEELED for depth in itertools.accumulate(map(_STEP.__getitem__, brackets)))
+        text = text.replace("\\\\", "").replace('\\"', "")
+    return b"".join(text.encode("utf-8", "replace").translate(None, delete).split(b'"')[::2])
+
+
+def _too_much(text: str, limit: int) -> bool:
+    """Whether it holds so many values that to read it takes too long; an object takes as long as ten others."""
+    if 10 * text.count("{") + text.count(",") <= limit:
+        return False
+    marks = _outside(text, _NO_MARKS)
+    return 10 * marks.count(b"{") + marks.count(b",") > limit
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
