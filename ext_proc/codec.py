@@ -15,11 +15,12 @@ from google.protobuf.struct_pb2 import Struct
 
 from ext_proc.decision import Deny
 from ext_proc.exchange import Exchange, Headers
-from ext_proc.pb import envoy_accesslog_data_pb2, envoy_core_pb2, envoy_ext_proc_pb2
+from ext_proc.pb import envoy_accesslog_data_pb2, envoy_core_pb2, envoy_ext_proc_mode_pb2, envoy_ext_proc_pb2
 from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 
 Direction = Literal["request", "response"]
-Answers = list[ProcessingResponse]
+Answer = ProcessingResponse
+Answers = list[Answer]
 
 MAX_STREAMED_CHUNK = 60_000
 """Envoy takes at most 64 KB in one streamed_response; some room is left for the message around it."""
@@ -37,20 +38,25 @@ REPLY_HEADERS = Headers([("content-type", b"application/json")])
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """The first message of an ordinary stream. `route` is Envoy's route name; `exchange` has no body yet."""
+    """The first message of an ordinary stream. `route` is Envoy's route name; `exchange` has no body yet. `duplex`:
+    Envoy runs the response FULL_DUPLEX_STREAMED; otherwise STREAMED."""
 
     exchange: Exchange
     route: str
     last: bool
+    duplex: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
+    """`duplex` as in RequestHead, in a stream that begins with a response."""
+
     status: int
     headers: Headers
     code_details: str
     upstream_address: str
     last: bool
+    duplex: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,17 @@ def _request_head(message: ProcessingRequest, now_us: int) -> RequestHead:
         source_address=attributes.get("source.address", ""),
         sni=attributes.get("connection.requested_server_name", ""),
     )
-    return RequestHead(exchange, attributes.get("xds.route_name", ""), message.request_headers.end_of_stream)
+    return RequestHead(
+        exchange,
+        attributes.get("xds.route_name", ""),
+        message.request_headers.end_of_stream,
+        _response_is_duplex(message),
+    )
+
+
+def _response_is_duplex(message: ProcessingRequest) -> bool:
+    """As Envoy says in the first message of a stream."""
+    return message.protocol_config.response_body_mode == envoy_ext_proc_mode_pb2.ProcessingMode.FULL_DUPLEX_STREAMED
 
 
 def _response_head(message: ProcessingRequest) -> ResponseHead:
@@ -137,6 +153,7 @@ def _response_head(message: ProcessingRequest) -> ResponseHead:
         code_details=attributes.get("response.code_details", ""),
         upstream_address=attributes.get("upstream.address", ""),
         last=message.response_headers.end_of_stream,
+        duplex=_response_is_duplex(message),
     )
 
 
@@ -179,23 +196,37 @@ def _put(option: envoy_core_pb2.HeaderValueOption, name: str, value: bytes) -> N
 
 def forward_request_body(data: bytes, last: bool) -> list[ProcessingResponse]:
     """Release request body bytes (FULL_DUPLEX_STREAMED: every byte goes back to Envoy)."""
+    return _streamed("request", data, last)
+
+
+def stream_response_body(data: bytes, last: bool) -> list[ProcessingResponse]:
+    """Release response body bytes (FULL_DUPLEX_STREAMED), whatever arrived. Nothing may follow `last` but trailers that
+    Envoy has, which are answered instead of an end here."""
+    return _streamed("response", data, last)
+
+
+def _streamed(direction: Direction, data: bytes, last: bool) -> list[ProcessingResponse]:
     answers = []
     pieces = [data[i : i + MAX_STREAMED_CHUNK] for i in range(0, len(data), MAX_STREAMED_CHUNK)] or [b""]
     for number, piece in enumerate(pieces, 1):
         answer = ProcessingResponse()
-        streamed = answer.request_body.response.body_mutation.streamed_response
+        body = answer.request_body if direction == "request" else answer.response_body
+        streamed = body.response.body_mutation.streamed_response
         streamed.body = piece
         streamed.end_of_stream = last and number == len(pieces)
         answers.append(answer)
     return answers
 
 
-def forward_response_head(changes: Sequence[tuple[str, bytes]] = ()) -> ProcessingResponse:
-    """Let the response's head go on; `changes` replaces every occurrence of the named fields."""
+def forward_response_head(changes: Sequence[tuple[str, bytes]] = (), remove: Iterable[str] = ()) -> ProcessingResponse:
+    """Let the response's head go on without those named in `remove`; `changes` replaces every occurrence of the named
+    fields."""
     answer = ProcessingResponse()
     answer.response_headers.SetInParent()
     if changes:
         _replace(answer.response_headers.response.header_mutation, changes)
+    if remove:
+        answer.response_headers.response.header_mutation.remove_headers.extend(remove)
     return answer
 
 

@@ -46,6 +46,8 @@ class CompiledConnection:
     credential: CredentialStage
     credential_headers: tuple[str, ...]
     upstream_host: str
+    inspected: bool
+    """Its responses are looked into: Envoy hands them over, and takes back what may pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class Snapshot:
     policy: PolicyStage
     sessions: SessionEndpoint
     masker: Masker
+    masks_for_client: bool
+    """Clients are spared what is masked in responses, as the ledger is."""
     max_decoded: int
     connections: dict[str, CompiledConnection]
     maskers: OrderedDict[Hashable, ExchangeMasker] = field(default_factory=OrderedDict, repr=False)
@@ -163,11 +167,12 @@ class Runtime:
         operations = all_operations(settings)
         token_file = settings.gate.workload_token_file
         around = Surroundings(settings.gate.name, token_file)
+        inspected = config.inspected(settings)
         connections = {}
         for name, connection in settings.connections.items():
             credentials = Credentials(connection.credentials, self._sources, around)
             target = upstream(name, connection)
-            route = route_name(name, connection)
+            route = route_name(name, connection, inspected)
             # a client's own signature is made with a key that is none, and differs from request to request
             places = [c.place for c in connection.credentials if c.query is None and c.sigv4 is None]
             headers = [place.removeprefix("header:") for place in places]
@@ -188,6 +193,7 @@ class Runtime:
                 ),
                 credential_headers=tuple(dict.fromkeys(headers)),
                 upstream_host=urlsplit(connection.upstream).netloc,
+                inspected=name in inspected,
             )
         return Snapshot(
             digest=loaded.digest,
@@ -203,6 +209,7 @@ class Runtime:
             masker=Masker(
                 settings.masking, self._fingerprint_key, settings.recording.max_decoded, seal_key=self._seal_key
             ),
+            masks_for_client=settings.masking.response == "client",
             max_decoded=settings.recording.max_decoded,
             connections=connections,
         )

@@ -19,7 +19,7 @@ from ext_proc.errors import Cut, DouaneError, RecordError
 from ext_proc.exchange import Approved, Authorized, Headers, Identified
 from ext_proc.oidc import Presented
 from ext_proc.pipeline import Passage, Pipeline, denial, unknown_route
-from ext_proc.response import Response, StreamedResponse, UnseenResponse
+from ext_proc.response import Response, UnseenResponse, respond
 from ext_proc.stages.protocol import METHOD_OVERRIDES, SESSION_PATH
 from ext_proc.stages.record import REQUEST, Recorder, is_interactive
 
@@ -88,6 +88,7 @@ class Stream:
     def on_abort(self, reason: str) -> None:
         """The stream ended before the exchange did. What is known is written; the access log settles the outcome."""
         self._let_go()
+        self._response.abandon()
         if self._recorder is not None:
             self._recorder.abandon(reason)
 
@@ -96,8 +97,9 @@ class Stream:
     async def _on_request_head(self, head: codec.RequestHead) -> Answers:
         self._head = head
         self._request_done = head.last
+        self._response = UnseenResponse(duplex=head.duplex)
         found = self._runtime.lookup(head.route)
-        if found is None:
+        if found is None or found[1].inspected is not head.duplex:  # the second as a guard: the route's name says it
             self.done = True  # without a connection there is nothing to record it under but Envoy's access log
             return [codec.refuse(unknown_route(head.route), head.exchange.exchange_id)]
         self._snapshot, self._connection = found
@@ -231,13 +233,14 @@ class Stream:
         else:
             recorder = self._recorder
             recorder.use(masker)
-        self._response = StreamedResponse(recorder, self._head.exchange)
+        self._response = respond(recorder, self._snapshot, self._connection, authorized, self._masker)
         self._record_verdict(recorder, passage)
         await recorder.commit()
         self._spool.met(self)
         injected = passage.injected
         # Secrets cannot be looked for in compressed frames and messages, so the upstream is not asked for them.
-        remove = (*injected.remove, *(n for n in _PER_MESSAGE if self._head.exchange.headers.first(n) is not None))
+        unasked = (*_PER_MESSAGE, *self._response.unasked)
+        remove = (*injected.remove, *(n for n in unasked if self._head.exchange.headers.first(n) is not None))
         answers = [codec.forward_request(remove=remove, put=injected.put, path=injected.path)]
         if body is not None and not self._head.last and (body or trailers is None):
             answers += codec.forward_request_body(body, last=trailers is None)

@@ -20,6 +20,7 @@ from ext_proc.config.models import (
     Tls,
 )
 from ext_proc.config.policies import Operations, Policy, RateLimit, RuleMask, RuleMatch, Sessions
+from ext_proc.config.responses import inspected
 from ext_proc.config.sources import (
     CredentialSource,
     LocalSource,
@@ -74,6 +75,7 @@ __all__ = [
     "Spool",
     "Store",
     "Tls",
+    "inspected",
     "json_schema",
     "load",
     "parse",

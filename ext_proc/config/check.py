@@ -17,6 +17,7 @@ from ext_proc.config.models import Config, Issuer
 from ext_proc.config.policies import OPERATION_PREFIX
 from ext_proc.config.positions import YamlPath
 from ext_proc.config.problems import RESERVED, Problem, json_path, request, twice, unknown, web_address
+from ext_proc.config.responses import streamed
 
 _GATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _STORE_URL = "embedded:FOLDER or clickhouse+https://USER@HOST:PORT/DATABASE"
@@ -36,6 +37,7 @@ def check(config: Config) -> Iterator[Problem]:
         policies,
         operations,
         _masking,
+        _responses,
     )
     for one in checks:
         yield from one(config)
@@ -251,6 +253,16 @@ def _masking(config: Config) -> Iterator[Problem]:
                 f"{text!r} would mask whole bodies, which would switch recording off",
                 "Name the fields, such as $.user.email.",
             )
+
+
+def _responses(config: Config) -> Iterator[Problem]:
+    for path, what in streamed(config):
+        yield Problem(
+            path,
+            "config.response_stream",
+            what,
+            "Write `body: inspect` there, or leave that connection out (`match.connection`).",
+        )
 
 
 def _bad_port(path: YamlPath) -> Problem:

@@ -140,6 +140,9 @@ class Connection(Model):
     """`inspect` decides with the whole request body in hand; `stream` on the headers, recording chunk by chunk."""
     max_inspect: Size = 1 << 20
     """The largest request body that is awaited; a larger one is decided on headers unless a rule needs it."""
+    max_inspect_response: Size = 1 << 20
+    """The largest response body, decoded, that policies and `masking.response: client` look into; a larger one is
+    withheld: `response.too_large`."""
     undecodable: Literal["refuse", "seal"] = "refuse"
     """A body that cannot be decoded to look for secrets is refused, or stored encrypted (`recording.seal_key`)."""
     timeout: Duration = timedelta(seconds=300)
@@ -172,6 +175,9 @@ class Masking(Model):
     """Mask these headers' values."""
     json_paths: Annotated[tuple[str, ...], Field(alias="json")] = ()
     """Mask the values at these JSON paths (`$.user.email`, `$.items[*].key`) in JSON bodies."""
+    response: Literal["ledger", "client"] = "ledger"
+    """Who is spared what is masked in responses: whoever reads the ledger, or the client, too. With `client`, responses
+    are awaited (`max_inspect_response`)."""
     fingerprint_key: LocalSource | None = None
     """The key of the fingerprints; by default made once and kept in the hub's folder."""
 

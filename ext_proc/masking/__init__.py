@@ -9,6 +9,7 @@ step = body.feed(chunk, last)
 from ext_proc.masking.body import AS_SENT, DECODED, SEALED, BodyMasker, Step
 from ext_proc.masking.errors import BombError, CredentialEchoError, UndecodableError, UninspectableError
 from ext_proc.masking.known import Known
+from ext_proc.masking.marks import client_mark, for_client
 from ext_proc.masking.masker import ExchangeMasker, Masker, mask_text
 from ext_proc.masking.seal import SealError, seal, unseal
 
@@ -26,6 +27,8 @@ __all__ = [
     "Step",
     "UndecodableError",
     "UninspectableError",
+    "client_mark",
+    "for_client",
     "mask_text",
     "seal",
     "unseal",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Sequence
 
 from ext_proc.masking.scanner import Span
@@ -56,6 +57,35 @@ class Marker:
             at = span.end
         parts.append(text[at:])
         return b"".join(parts), masks
+
+
+_PLAIN = re.compile(rb"[^A-Za-z0-9_.:-]")
+
+
+def client_mark(detector: str) -> bytes:
+    """The mark that a client sees: plain characters, which mean nothing in JSON."""
+    return MARK + _PLAIN.sub(b"_", detector.encode()) + b"]"
+
+
+def for_client(text: bytes, masks: Sequence[journal_pb2.Mask], base: int = 0, *, keep_length: bool = False) -> bytes:
+    """What a client is shown of a masked text whose first byte is at `base` of what is stored: marks without
+    fingerprints, by which it could try guesses; or asterisks, as many as the secret had bytes (`keep_length`), where
+    the text is framed by its length."""
+    if not masks:
+        return text
+    parts: list[bytes] = []
+    at = 0
+    for mask in masks:
+        start = mask.start - base
+        parts.append(text[at:start])
+        at = start + mask.length
+        if keep_length:
+            parts.append(b"*" * mask.original_length)
+            continue
+        mark = client_mark(mask.detector)
+        parts.append(b'"%b"' % mark if text[start : start + 1] == b'"' else mark)
+    parts.append(text[at:])
+    return b"".join(parts)
 
 
 def blanked(text: bytes, spans: Sequence[Span]) -> bytes:

@@ -13,6 +13,8 @@ from ext_proc.stages.record import RESPONSE, Recorder
 class StreamedResponse:
     """Passes on what `recorder` has written down. A chunk whose end is undecided waits for the next one."""
 
+    unasked = ()
+
     def __init__(self, recorder: Recorder, exchange: Exchange) -> None:
         self._recorder = recorder
         self._http1 = exchange.protocol.startswith("HTTP/1")
@@ -42,6 +44,9 @@ class StreamedResponse:
         self._released += self._recorder.release_response()
         await self._recorder.commit()
         return self._acknowledge(everything=False)
+
+    def abandon(self) -> None:
+        """Nothing is here that the recorder does not have."""
 
     async def _on_head(self, head: codec.ResponseHead) -> codec.Answers:
         recorder = self._recorder

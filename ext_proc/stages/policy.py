@@ -11,7 +11,7 @@ from ext_proc.decision import Deny, Rate, RuleHit
 from ext_proc.errors import DouaneError
 from ext_proc.exchange import Authorized, Exchange, Identified
 from ext_proc.masking import codings
-from ext_proc.rules import Facts, Grants, Message, Policies
+from ext_proc.rules import Facts, Grants, Message, Policies, ResponseRules
 
 
 class SessionCounters(Protocol):
@@ -34,6 +34,10 @@ class PolicyStage:
     def needs_body(self, connection: str, method: str, path: str) -> bool:
         """True where a policy cannot decide without the whole request body."""
         return self._policies.needs_body(connection, method, path)
+
+    def response_rules(self, exchange: Exchange) -> ResponseRules | None:
+        """What policies say of the response, as far as any looks at it."""
+        return self._policies.response_rules(exchange.connection, exchange.method, exchange.path)
 
     async def run(self, identified: Identified, body: bytes | None) -> Authorized | Deny:
         """`body` is all of it as sent, or None where it is streamed past the decision."""

@@ -11,13 +11,14 @@ import json
 import time
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from ext_proc.approvals import SHOWN_BODY, Shown
 from ext_proc.decision import Deny, RuleHit
 from ext_proc.errors import DouaneError, RecordError
 from ext_proc.exchange import Caller, Exchange, Headers
-from ext_proc.masking import codings
+from ext_proc.masking import codings, for_client
 from ext_proc.pb import journal_pb2
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def is_interactive(headers: Headers, *, upgraded: bool = False) -> bool:
     return upgraded or content_type.startswith((b"application/grpc", b"text/event-stream"))
 
 
-def _codings(headers: Headers) -> bytes:
+def content_codings(headers: Headers) -> bytes:
     """The body's content-codings. gRPC compresses each message by itself, so that no decoder of ours sees into it."""
     codings = headers.all("content-encoding")
     if (headers.first("content-type") or b"").startswith(b"application/grpc"):
@@ -140,7 +141,7 @@ class Recorder:
         opened = next(e.opened for e in self._pending if e.WhichOneof("event") == "opened")
         headers = self._exchange.headers
         try:
-            decoder = codings.decoder(_codings(headers))
+            decoder = codings.decoder(content_codings(headers))
             text = body if decoder is None else decoder.feed(body, max_decoded)
         except (codings.CodingError, codings.TooLargeError):
             text = b""
@@ -182,25 +183,33 @@ class Recorder:
         interactive = is_interactive(self._exchange.headers, upgraded="upgrade" in dict(self._exchange.headers))
         return self._body(REQUEST, self._exchange.headers, data, last, interactive=interactive)
 
-    def trailers(self, direction: journal_pb2.Direction, trailers: Headers) -> tuple[bytes, list[tuple[str, bytes]]]:
+    def trailers(
+        self, direction: journal_pb2.Direction, trailers: Headers, *, client: bool = False
+    ) -> tuple[bytes, list[tuple[str, bytes]]]:
         """Records trailers. They end a body, so what was held of it is returned, to be released before them; and the
-        fields that must be changed so that no credential is echoed."""
+        fields that must be changed, as `response_head` says."""
         held = self._finish_body(direction)
         masked, masks = self._masker.headers("req_trailers" if direction == REQUEST else "resp_trailers", trailers)
         event = self._event().trailers
         event.direction = direction
         _add_headers(event.trailers, masked)
         event.masks.extend(masks)
-        return held, self._redacted(trailers) if direction == RESPONSE else []
+        return held, self._changes(trailers, masked if client else None, masks) if direction == RESPONSE else []
 
     # --- the response ------------------------------------------------------------------------------------------------
 
-    def response_head(
-        self, status: int, headers: Headers, code_details: str, upstream: str, *, last: bool
-    ) -> list[tuple[str, bytes]]:
-        """Records the response's head; returns the fields that must be changed so that no credential is echoed.
+    @property
+    def masker(self) -> ExchangeMasker:
+        return self._masker
 
-        Raises where the body that follows is in a coding that cannot be looked into, while it can still be refused.
+    def response_head(
+        self, status: int, headers: Headers, code_details: str, upstream: str, *, last: bool, client: bool = False
+    ) -> list[tuple[str, bytes]]:
+        """Records the response's head; returns the fields that must be changed so that no credential is echoed, or, for
+        a `client` that is spared what the ledger is, so that nothing masked is seen.
+
+        Raises where the body that follows is in a coding that cannot be looked into, while it can still be refused;
+        `last`: none follows, or it is decoded elsewhere, and comes by `part`.
         """
         self._response_headers = headers
         self.code_details = code_details
@@ -212,9 +221,9 @@ class Recorder:
         event.upstream_address = upstream
         _add_headers(event.headers, masked)
         event.masks.extend(masks)
-        if not last and _codings(headers):
+        if not last and content_codings(headers):
             self._bodies[RESPONSE] = self._new_body(RESPONSE, headers, interactive=self._response_interactive)
-        return self._redacted(headers)
+        return self._changes(headers, masked if client else None, masks)
 
     def response_body(self, data: bytes, last: bool) -> bytes:
         return self._body(RESPONSE, self._response_headers, data, last, interactive=self._response_interactive)
@@ -223,6 +232,23 @@ class Recorder:
         """Response bytes that wait for more to come, to be let go because it does not; see `BodyMasker.release_now`."""
         body = self._bodies.get(RESPONSE)
         return b"" if body is None else body.release_now()
+
+    def part(self, data: bytes, form: journal_pb2.Part.Form, masks: Sequence[journal_pb2.Mask]) -> None:
+        """Records a piece of the response's body that was masked elsewhere."""
+        if data:
+            part = self._event().part
+            part.direction = RESPONSE
+            part.data = data
+            part.form = form
+            part.masks.extend(masks)
+
+    def response_verdict(self, decision: str, verdict: Deny | None = None, hits: Sequence[RuleHit] = ()) -> None:
+        """What was decided of the response: pass, mask or withhold; why, where it is withheld."""
+        event = self._event().response_verdict
+        event.decision = decision
+        event.hits.extend(self._hits(hits))
+        if verdict is not None:
+            event.reason, event.message, event.policy = verdict.reason, verdict.message, verdict.policy
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -302,20 +328,28 @@ class Recorder:
         return self._masker.body(
             direction,
             headers.first("content-type") or b"",
-            _codings(headers),
+            content_codings(headers),
             redact=direction == RESPONSE,
             interactive=interactive,
             undecodable=self._undecodable,
             websocket=self._websocket,
         )
 
-    def _redacted(self, headers: Headers) -> list[tuple[str, bytes]]:
-        """Every occurrence of the fields of which one must change, changed where it must."""
-        changes = {index: value for index, _, value in self._masker.redact_headers(headers)}
+    def _changes(
+        self, sent: Headers, stored: Sequence[tuple[str, bytes]] | None, masks: Sequence[journal_pb2.Mask]
+    ) -> list[tuple[str, bytes]]:
+        """Every occurrence of the fields of which one must change, changed where it must: credentials blanked, or all
+        that is masked in `stored`."""
+        changes = {index: value for index, _, value in self._masker.redact_headers(sent)}
+        if stored is not None:
+            changes = {
+                index: for_client(stored[index][1], list(found))
+                for index, found in groupby((m for m in masks if not m.place.endswith(".name")), key=lambda m: m.index)
+            }
         if not changes:
             return []
-        names = {headers.items[index][0] for index in changes}
-        return [(n, changes.get(i, v)) for i, (n, v) in enumerate(headers.items) if n in names]
+        names = {sent.items[index][0] for index in changes}
+        return [(n, changes.get(i, v)) for i, (n, v) in enumerate(sent.items) if n in names]
 
     def _finish_body(self, direction: journal_pb2.Direction) -> bytes:
         if direction not in self._bodies:

@@ -114,14 +114,14 @@ def workers(count: int) -> Cluster:
     )
 
 
-def upstreams(name: str, connection: Connection, ca_bundle: str) -> list[Cluster]:
+def upstreams(name: str, connection: Connection, inspected: frozenset[str], ca_bundle: str) -> list[Cluster]:
     """The connection's upstream cluster, and for https one more that speaks HTTP/1.1 only, for protocol upgrades:
     where ALPN chooses HTTP/2, few servers take a WebSocket (RFC 8441).
 
     ConfigError when the upstream is no URL.
     """
     target = upstream(name, connection)
-    cluster_name = route_name(name, connection)
+    cluster_name = route_name(name, connection, inspected)
     if not target.tls:
         return [_upstream(cluster_name, target, _plain(connection.upstream_http2))]
     trusted = connection.upstream_ca_file or ca_bundle

@@ -23,6 +23,8 @@ from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import (
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
     ExternalProcessorRouteCacheAction,
+    ExtProcOverrides,
+    ExtProcPerRoute,
     MetadataOptions,
     MetadataOptionsMetadataNamespaces,
     ProcessingMode,
@@ -100,18 +102,11 @@ def gate() -> ExternalProcessor:
         grpc_service=workers_service(retry=True),
         failure_mode_allow=False,
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
-        processing_mode=ProcessingMode(
-            request_header_mode=_SEND,
-            request_body_mode=ProcessingModeBodySendMode.FULL_DUPLEX_STREAMED,
-            request_trailer_mode=_SEND,
-            response_header_mode=_SEND,
-            response_body_mode=ProcessingModeBodySendMode.STREAMED,
-            response_trailer_mode=_SEND,
-        ),
+        processing_mode=_mode(ProcessingModeBodySendMode.STREAMED),
         request_attributes=list(_REQUEST_ATTRIBUTES),
         response_attributes=list(_RESPONSE_ATTRIBUTES),
-        # The response direction only: a worker that cannot record within this time has failed. A full duplex
-        # direction has no such limit.
+        # The response direction only, where it is STREAMED: a worker that cannot record within this time has failed. A
+        # full duplex direction has no such limit.
         message_timeout=timedelta(seconds=30),
         # Lengths stay as sent; the worker keeps the length where it changes bytes.
         allow_content_length_header=True,
@@ -124,6 +119,29 @@ def gate() -> ExternalProcessor:
             receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[VERDICT_NAMESPACE])
         ),
         stat_prefix=GATE,
+    )
+
+
+def inspected() -> ExtProcPerRoute:
+    """For a route whose responses are looked into: the response is full duplex, too. Nothing of it passes until the
+    worker has seen as much as it wants, and then any of it may be changed. Envoy holds none of it; the worker sets the
+    limit. There is no time limit: what stands still ends as every stream does.
+
+    Not BUFFERED, which passes the response whole when the worker ends without a word, and cannot be bounded by us.
+    `mode_override` in the worker's answer would be ignored, as the request is full duplex.
+    """
+    mode = _mode(ProcessingModeBodySendMode.FULL_DUPLEX_STREAMED)
+    return ExtProcPerRoute(overrides=ExtProcOverrides(processing_mode=mode))
+
+
+def _mode(response_body: ProcessingModeBodySendMode) -> ProcessingMode:
+    return ProcessingMode(
+        request_header_mode=_SEND,
+        request_body_mode=ProcessingModeBodySendMode.FULL_DUPLEX_STREAMED,
+        request_trailer_mode=_SEND,
+        response_header_mode=_SEND,
+        response_body_mode=response_body,
+        response_trailer_mode=_SEND,
     )
 
 

@@ -25,14 +25,18 @@ DRAIN: Final = LONGEST_SILENCE + timedelta(minutes=1)
 """How long a listener that was taken away still serves what is open."""
 
 
-def route_name(connection_name: str, connection: Connection) -> str:
+def route_name(connection_name: str, connection: Connection, inspected: frozenset[str]) -> str:
     """`CONNECTION@DIGEST`: Envoy's route and cluster name, told to the worker as attribute `xds.route_name`.
 
     The digest (8 hex digits of SHA-256) covers every field that decides where requests go and who is believed to
     answer there, so a worker can refuse to inject a credential on a route to an upstream that its snapshot of the
-    configuration does not have. What only changes how requests are treated (timeouts, scopes) is left out.
+    configuration does not have. It also covers whether the route's responses are looked into (the connection is among
+    `inspected`, see `config.inspected`): Envoy and the worker speak another way then, and a snapshot without response
+    rules must not be asked. What only changes how requests are treated (timeouts, scopes) is left out.
     """
-    fields = [connection.upstream, connection.upstream_ca_file, connection.upstream_http2]
+    fields: list[object] = [connection.upstream, connection.upstream_ca_file, connection.upstream_http2]
+    if connection_name in inspected:
+        fields.append("inspected")
     digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
     return f"{connection_name}@{digest[:8]}"
 

@@ -10,6 +10,7 @@ from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 
 from ext_proc.config.models import Config
+from ext_proc.config.responses import inspected
 from ext_proc.xds import clusters, listeners, routes
 from ext_proc.xds.upstream import system_ca_bundle, upstream
 
@@ -31,11 +32,12 @@ def build(config: Config, *, inline_routes: bool = False) -> Resources:
     ConfigError when an upstream is no URL, or https is used on a machine without CA certificates.
     """
     hosts = _hosts(config)
+    whole = inspected(config)
     tables = {
         table.name: table
         for table in (
-            *(routes.base_url(name, c) for name, c in config.connections.items() if c.listen is not None),
-            *(routes.tls_host(host, name, config.connections[name]) for host, name in hosts.items()),
+            *(routes.base_url(name, c, whole) for name, c in config.connections.items() if c.listen is not None),
+            *(routes.tls_host(host, name, config.connections[name], whole) for host, name in hosts.items()),
         )
     }
     inline: Mapping[str, RouteConfiguration] | None = tables if inline_routes else None
@@ -60,4 +62,8 @@ def _hosts(config: Config) -> dict[str, str]:
 def _upstreams(config: Config) -> list[Cluster]:
     public = any(upstream(n, c).tls and not c.upstream_ca_file for n, c in config.connections.items())
     bundle = str(system_ca_bundle()) if public else ""
-    return [cluster for n, c in config.connections.items() for cluster in clusters.upstreams(n, c, bundle)]
+    return [
+        cluster
+        for n, c in config.connections.items()
+        for cluster in clusters.upstreams(n, c, inspected(config), bundle)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
@@ -19,6 +20,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 
 from ext_proc.config.models import Connection
+from ext_proc.xds import filters
 from ext_proc.xds.filters import GATE, GUARD
 from ext_proc.xds.naming import (
     LONGEST_SILENCE,
@@ -33,16 +35,17 @@ from ext_proc.xds.typed import pack
 from ext_proc.xds.upstream import Upstream, upstream
 
 
-def base_url(name: str, connection: Connection) -> RouteConfiguration:
-    """Base-URL mode: whatever the Host header says, the port has said which connection is meant."""
-    return _table(base_routes(name), [_virtual_host(name, ["*"], name, connection)])
+def base_url(name: str, connection: Connection, inspected: frozenset[str]) -> RouteConfiguration:
+    """Base-URL mode: whatever the Host header says, the port has said which connection is meant. `inspected` names the
+    connections whose responses are looked into."""
+    return _table(base_routes(name), [_virtual_host(name, ["*"], name, connection, inspected)])
 
 
-def tls_host(host: str, name: str, connection: Connection) -> RouteConfiguration:
+def tls_host(host: str, name: str, connection: Connection, inspected: frozenset[str]) -> RouteConfiguration:
     """TLS mode, for the connection opened with this host's SNI: Host must say the same, on any port."""
     mismatch = _refuse(name, "request.host_mismatch", RouteMatch(prefix="/"), HOST_MISMATCH)
     elsewhere = VirtualHost(name="elsewhere", domains=["*"], routes=[*_refusals(name), mismatch])
-    table = _table(host_routes(host), [_virtual_host(host, [host], name, connection), elsewhere])
+    table = _table(host_routes(host), [_virtual_host(host, [host], name, connection, inspected), elsewhere])
     table.ignore_port_in_host_matching = True
     return table
 
@@ -51,22 +54,31 @@ def _table(name: str, virtual_hosts: list[VirtualHost]) -> RouteConfiguration:
     return RouteConfiguration(name=name, virtual_hosts=virtual_hosts)
 
 
-def _virtual_host(name: str, domains: list[str], connection_name: str, connection: Connection) -> VirtualHost:
+def _virtual_host(
+    name: str, domains: list[str], connection_name: str, connection: Connection, inspected: frozenset[str]
+) -> VirtualHost:
     target = upstream(connection_name, connection)
-    route = route_name(connection_name, connection)
+    route = route_name(connection_name, connection, inspected)
+    duplex = {GATE: pack(filters.inspected())} if connection_name in inspected else {}
     routes = _refusals(connection_name)
     if target.tls:
         upgrade = HeaderMatcher(name="upgrade", string_match=StringMatcher(exact="websocket", ignore_case=True))
-        routes.append(_route(route, [upgrade], _action(upgrade_cluster(route), target, connection)))
-    routes.append(_route(route, [], _action(route, target, connection)))
+        routes.append(_route(route, [upgrade], _action(upgrade_cluster(route), target, connection), duplex))
+    routes.append(_route(route, [], _action(route, target, connection), duplex))
     return VirtualHost(name=name, domains=domains, routes=routes)
 
 
-def _route(name: str, headers: list[HeaderMatcher], action: RouteAction) -> Route:
+def _route(name: str, headers: list[HeaderMatcher], action: RouteAction, overrides: dict[str, Any]) -> Route:
     # No body is kept for a retry: Envoy 1.40 would send it a second time to the upstream when trailers follow it (the
     # gate continues the request, and that passes on what the router had put aside). So only requests without a body
     # are sent once more.
-    return Route(name=name, match=RouteMatch(prefix="/", headers=headers), route=action, request_body_buffer_limit=0)
+    return Route(
+        name=name,
+        match=RouteMatch(prefix="/", headers=headers),
+        route=action,
+        request_body_buffer_limit=0,
+        typed_per_filter_config=overrides,
+    )
 
 
 def _action(cluster: str, target: Upstream, connection: Connection) -> RouteAction:

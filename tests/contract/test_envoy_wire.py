@@ -27,13 +27,21 @@ from ext_proc.pb import (
     envoy_accesslog_data_pb2,
     envoy_accesslog_pb2,
     envoy_core_pb2,
+    envoy_ext_proc_mode_pb2,
     envoy_ext_proc_pb2,
     envoy_type_pb2,
 )
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = Path(__file__).with_name("envoy-api.txt")
-OURS = (envoy_accesslog_data_pb2, envoy_accesslog_pb2, envoy_core_pb2, envoy_ext_proc_pb2, envoy_type_pb2)
+OURS = (
+    envoy_accesslog_data_pb2,
+    envoy_accesslog_pb2,
+    envoy_core_pb2,
+    envoy_ext_proc_mode_pb2,
+    envoy_ext_proc_pb2,
+    envoy_type_pb2,
+)
 DUMP = """
 import importlib, sys
 from google.protobuf import descriptor_pb2, descriptor_pool

@@ -57,10 +57,8 @@ class Playbook:
         token: str | None = None,
         exchange_id: UUID | None = None,
     ) -> codec.RequestHead:
-        connection = (
-            self.runtime.current.text
-            and config.parse(self.runtime.current.text, "douane.yaml", self.folder).config.connections["datadog"]
-        )
+        current = config.parse(self.runtime.current.text, "douane.yaml", self.folder).config
+        whole = config.inspected(current)
         sent = [("dd-api-key", (self.token if token is None else token).encode())] if token != "" else []
         sent += [("dd-application-key", PLACEHOLDER.encode()), ("accept", b"*/*"), *(headers or [])]
         return codec.RequestHead(
@@ -75,8 +73,9 @@ class Playbook:
                 headers=Headers(sent),
                 received_us=1_800_000_000_000_000,
             ),
-            route_name("datadog", connection),
+            route_name("datadog", current.connections["datadog"], whole),
             last,
+            duplex="datadog" in whole,
         )
 
     def events(self) -> list[journal_pb2.Event]:

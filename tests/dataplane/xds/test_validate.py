@@ -28,4 +28,6 @@ def test_what_is_built_is_valid_and_what_is_not_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="CA") as caught:
         envoy.validate(config(GOOD, tmp_path))
     assert caught.value.reason == "envoy.refused"
-    envoy.validate(config(GOOD.replace(', upstream_ca_file: "CA"', ""), tmp_path))
+    good = GOOD.replace(', upstream_ca_file: "CA"', "")
+    for more in ("", "masking: {response: client}"):
+        envoy.validate(config(good + more, tmp_path))

@@ -167,6 +167,9 @@ BAD: list[tuple[str, Callable[[], str], str, int, str]] = [
     ("mask every element", swap('"$.user.email"', '"$[*]"'), "config.whole_body", 29, ""),
     ("seal without key", swap("    listen: 127.0.0.1:15002\n", "    listen: 127.0.0.1:15002\n    undecodable: seal\n"),
      "config.seal_key", 18, "seal_key"),
+    ("masked for clients and streamed", lambda: swap("masking: {", "masking: {response: client, ")().replace(
+        "    listen: 127.0.0.1:15002\n", "    listen: 127.0.0.1:15002\n    body: stream\n"),
+     "config.response_stream", 30, "body: inspect"),
     ("workload without token", swap("[dd-api-key, authorization]}", "[dd-api-key], require: both}"),
      "config.workload_token", 10, "workload_token_file"),
     ("store: not a URL", swap("embedded:./var/store", "sqlite:x"), "config.store_url", 2, "embedded:"),

@@ -30,7 +30,7 @@ def resources(port: int = 80, more: str = "") -> Resources:
 
 def cluster(port: int) -> str:
     text = f'version: 1\nconnections: {{a: {{listen: "127.0.0.1:1", upstream: "http://127.0.0.1:{port}"}}}}\n'
-    return route_name("a", parse(text, "douane.yaml", Path("/")).config.connections["a"])
+    return route_name("a", parse(text, "douane.yaml", Path("/")).config.connections["a"], frozenset())
 
 
 def test_install_writes_everything_privately_and_removes_what_was_left(tmp_path: Path) -> None:

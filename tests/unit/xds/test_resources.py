@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ext_proc.config import Config, parse
+from ext_proc.config import Config, inspected, parse
 from ext_proc.errors import ConfigError
 from ext_proc.xds import build, route_name
 from ext_proc.xds.replies import LOCAL_REPLIES
@@ -29,7 +29,7 @@ def named(messages: Any) -> dict[str, Any]:
 
 def test_listeners_routes_and_clusters_go_by_connection_and_host() -> None:
     resources = build(config())
-    route = route_name("a", config().connections["a"])
+    route = route_name("a", config().connections["a"], frozenset())
     assert [listener.name for listener in resources.listeners] == ["base.a", "tls"]
     assert list(named(resources.routes)) == ["base.a", "tls.a.example.com", "tls.b.example.com"]
     assert list(named(resources.clusters)) == ["workers", route, f"{route}/http1"]
@@ -55,14 +55,39 @@ def test_listeners_stay_when_only_upstreams_change() -> None:
 
 def test_route_name_changes_with_where_requests_go_and_nothing_else() -> None:
     def name(more: str) -> str:
-        return route_name("a", config(CONNECTION.replace("}", f", {more}}}")).connections["a"])
+        return route_name("a", config(CONNECTION.replace("}", f", {more}}}")).connections["a"], frozenset())
 
-    plain = route_name("a", config().connections["a"])
+    plain = route_name("a", config().connections["a"], frozenset())
     assert plain.startswith("a@")
     assert len(plain) == len("a@") + 8
     assert name("timeout: 7s") == name("body: stream") == plain
     assert name("upstream_ca_file: ca.pem") != plain
     assert name("upstream_http2: true") != plain
+
+
+def test_routes_whose_responses_are_looked_into_are_others_and_run_otherwise() -> None:
+    connections = CONNECTION.replace("}", '}, b: {listen: "127.0.0.1:15002", upstream: "https://b.example.com"}')
+    plain, whole = (
+        config(connections, gate=f"{{tls_listen: '127.0.0.1:15443'}}\nmasking: {{response: {who}}}")
+        for who in ("ledger", "client")
+    )
+    for settings, mode in ((plain, None), (whole, "FULL_DUPLEX_STREAMED")):
+        resources = build(settings)
+        names = {n: route_name(n, c, inspected(settings)) for n, c in settings.connections.items()}
+        assert {*names.values()} <= named(resources.clusters).keys()
+        routes = [r for table in resources.routes for host in table.virtual_hosts for r in host.routes if r.route]
+        assert {r.name for r in routes} == {*names.values()}
+        for route in routes:
+            overrides = {n: c.unpack().overrides.processing_mode for n, c in route.typed_per_filter_config.items()}
+            assert {n: m.response_body_mode.name for n, m in overrides.items()} == ({"gate": mode} if mode else {})
+            for each in overrides.values():
+                assert each.request_body_mode.name == "FULL_DUPLEX_STREAMED", "the request's mode stays"
+                kept = (each.request_trailer_mode, each.response_header_mode, each.response_trailer_mode)
+                assert {m.name for m in kept} == {"SEND"}
+    assert named(build(plain).listeners) == named(build(whole).listeners), "a changed listener would cut what is held"
+    for name in ("a", "b"):
+        names = {route_name(name, each.connections[name], inspected(each)) for each in (plain, whole)}
+        assert len(names) == 2, "a worker with the one configuration must not take the other's requests"
 
 
 def test_workers_import_none_of_envoys_types() -> None:
