@@ -48,6 +48,20 @@ class Headers:
         return len(self.items)
 
 
+def is_interactive(headers: Headers, *, upgraded: bool = False) -> bool:
+    """True where the other side may wait for each piece: upgraded streams, gRPC, server-sent events."""
+    content_type = headers.first("content-type") or b""
+    return upgraded or content_type.startswith((b"application/grpc", b"text/event-stream"))
+
+
+def content_codings(headers: Headers) -> bytes:
+    """The body's content-codings. gRPC compresses each message by itself, so that no decoder of ours sees into it."""
+    codings = headers.all("content-encoding")
+    if (headers.first("content-type") or b"").startswith(b"application/grpc"):
+        codings += [b"grpc-" + coding for coding in headers.all("grpc-encoding") if coding != b"identity"]
+    return b",".join(codings)
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """A request as it arrived. `path` excludes the query; `query` excludes the `?`. `headers` begins with `host`."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from ext_proc import codec
+from ext_proc import access_log, codec
 from ext_proc.errors import Cut, DouaneError, RecordError
 from ext_proc.exchange import now_us
 from ext_proc.pb import journal_pb2
@@ -117,7 +117,7 @@ class Servicer:
         """envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs: how streams ended that we did not end."""
         while (message := await context.read()) is not grpc.aio.EOF:
             for entry in message.http_logs.log_entry:
-                access = codec.access_entry(entry)
+                access = access_log.access_entry(entry)
                 if access is not None:
                     event = self._access_event(access)
                     try:
@@ -126,7 +126,7 @@ class Servicer:
                         self._spool.owe(event)
         return StreamAccessLogsResponse()
 
-    def _access_event(self, access: codec.AccessEntry) -> journal_pb2.Event:
+    def _access_event(self, access: access_log.AccessEntry) -> journal_pb2.Event:
         masker = self._runtime.current.credentials_masker()
         event = journal_pb2.Event(exchange_id=access.exchange_id.bytes, at_us=now_us())
         into = event.access

@@ -16,12 +16,12 @@ from ext_proc import codec
 from ext_proc.codec import Answers
 from ext_proc.decision import NO_OBLIGATIONS, Deny, Obligations
 from ext_proc.errors import Cut, DouaneError, RecordError
-from ext_proc.exchange import Approved, Authorized, Headers, Identified
+from ext_proc.exchange import Approved, Authorized, Headers, Identified, is_interactive
 from ext_proc.oidc import Presented
 from ext_proc.pipeline import Passage, Pipeline, denial, unknown_route
 from ext_proc.response import Response, UnseenResponse, respond
 from ext_proc.stages.protocol import METHOD_OVERRIDES, SESSION_PATH
-from ext_proc.stages.record import REQUEST, Recorder, is_interactive
+from ext_proc.stages.record import REQUEST, Recorder
 
 if TYPE_CHECKING:
     from ext_proc.masking import ExchangeMasker

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ext_proc.errors import DouaneError
-from ext_proc.exchange import Headers
+from ext_proc.exchange import Headers, content_codings
 from ext_proc.masking import AS_SENT, DECODED, BombError, ExchangeMasker, UndecodableError, codings, for_client
 from ext_proc.pb import journal_pb2
 from ext_proc.response.json_masks import fitted
-from ext_proc.stages.record import RESPONSE, content_codings
+from ext_proc.stages.record import RESPONSE
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from ext_proc import codec
 from ext_proc.decision import NO_OBLIGATIONS, Deny, Obligations, ResponseDecision, RuleHit
 from ext_proc.errors import Cut, DouaneError
-from ext_proc.exchange import Exchange, Headers
+from ext_proc.exchange import Exchange, Headers, is_interactive
 from ext_proc.masking import ExchangeMasker, codings
 from ext_proc.response.bodies import decoded, look
 from ext_proc.response.changed import changed_head, changed_trailers
 from ext_proc.response.duplex import DuplexResponse
 from ext_proc.rules import ResponseRules
-from ext_proc.stages.record import RESPONSE, Recorder, is_interactive
+from ext_proc.stages.record import RESPONSE, Recorder
 
 log = logging.getLogger("douane.response")
 

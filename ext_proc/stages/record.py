@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from ext_proc.approvals import SHOWN_BODY, Shown
 from ext_proc.decision import Deny, RuleHit
 from ext_proc.errors import DouaneError, RecordError
-from ext_proc.exchange import Caller, Exchange, Headers
+from ext_proc.exchange import Caller, Exchange, Headers, content_codings, is_interactive
 from ext_proc.masking import codings, for_client
 from ext_proc.pb import journal_pb2
 
@@ -27,20 +27,6 @@ if TYPE_CHECKING:
 
 REQUEST = journal_pb2.REQUEST
 RESPONSE = journal_pb2.RESPONSE
-
-
-def is_interactive(headers: Headers, *, upgraded: bool = False) -> bool:
-    """True where the other side may wait for each piece: upgraded streams, gRPC, server-sent events."""
-    content_type = headers.first("content-type") or b""
-    return upgraded or content_type.startswith((b"application/grpc", b"text/event-stream"))
-
-
-def content_codings(headers: Headers) -> bytes:
-    """The body's content-codings. gRPC compresses each message by itself, so that no decoder of ours sees into it."""
-    codings = headers.all("content-encoding")
-    if (headers.first("content-type") or b"").startswith(b"application/grpc"):
-        codings += [b"grpc-" + coding for coding in headers.all("grpc-encoding") if coding != b"identity"]
-    return b",".join(codings)
 
 
 class Recorder:
