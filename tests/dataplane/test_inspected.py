@@ -7,6 +7,8 @@ import asyncio
 import contextlib
 import gzip
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from ext_proc.pb import journal_pb2
 from tests.dataplane import wire
 from tests.dataplane.early_ends import WAYS, Gate, dechunked, gate, kinds, refusal
+from tests.dataplane.stack import douane_up
 from tests.issuer import LoopbackIssuer
 
 pytestmark = pytest.mark.dataplane
@@ -226,3 +229,27 @@ async def modes_by_route(running: Gate) -> None:
 
 def body_of(events: list[journal_pb2.Event]) -> bytes:
     return b"".join(e.part.data for e in events if e.HasField("part") and e.part.direction == journal_pb2.RESPONSE)
+
+
+@pytest.mark.clickhouse
+@pytest.mark.slow
+async def test_a_worker_that_is_killed_while_it_holds_an_answer_shows_none_of_it(
+    tmp_path: Path, issuer: LoopbackIssuer
+) -> None:
+    async with wire.raw(script) as upstream, contextlib.AsyncExitStack() as stack:
+        up = stack.enter_context(douane_up(tmp_path, issuer.url, upstream.url, wait=False, **CLIENT))
+        await asyncio.to_thread(up.ready)
+        key = f"dd-api-key: {issuer.token()}\r\n"
+        HALF.clear()
+        waiting = asyncio.create_task(fetch(up.port, "/slow", headers=key))
+        await HALF.wait()
+        await asyncio.sleep(0.2)  # so that the half has reached a worker
+        for pid in up.pids()["worker"]:
+            os.kill(pid, signal.SIGKILL)
+        assert refusal(await waiting) == (503, "gate.unavailable")
+        REST.clear()
+        async with asyncio.timeout(20):  # until another worker is there
+            while b"[MASKED:github" not in await fetch(up.port, "/secret", headers=key):
+                await asyncio.sleep(0.3)
+        (after,) = await asyncio.to_thread(up.rows, "path = '/secret' AND decision = 'allow'", expect=1)
+        assert (after["outcome"], after["response_decision"]) == ("complete", "mask")
