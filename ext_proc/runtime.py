@@ -90,6 +90,11 @@ class Snapshot:
                 self.maskers.popitem(last=False)
         return masker
 
+    def narrow_masker(self, connection: CompiledConnection, json_paths: Sequence[str]) -> ExchangeMasker:
+        """Only for what is at these paths, and for the connection's credentials."""
+        known = [Known(f"credential:{label}", value, redact=True) for label, value in connection.credentials.known()]
+        return self.masker.only(json_paths).exchange(known)
+
     def credentials_masker(self) -> ExchangeMasker:
         """For a request that no worker saw: neither its headers are known nor, always, its connection."""
         known = [

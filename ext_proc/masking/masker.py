@@ -64,6 +64,13 @@ class Masker:
         )
         return masker
 
+    def only(self, json_paths: Iterable[str]) -> Masker:
+        """None of the rules but these JSON paths."""
+        masker = copy(self)
+        paths = tuple(parse(p) for p in json_paths)
+        masker._rules = replace(self._rules, detectors=None, headers=frozenset(), paths=paths)
+        return masker
+
     def exchange(self, known: Iterable[Known] = ()) -> ExchangeMasker:
         """The masking of one exchange, whose token, credentials and placeholders are `known`."""
         return ExchangeMasker(self._rules, tuple(known))

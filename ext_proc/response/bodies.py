@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ext_proc.errors import DouaneError
 from ext_proc.exchange import Headers, content_codings
-from ext_proc.masking import AS_SENT, DECODED, BombError, ExchangeMasker, UndecodableError, codings, for_client
+from ext_proc.masking import AS_SENT, DECODED, BombError, ExchangeMasker, Step, UndecodableError, codings, for_client
 from ext_proc.pb import journal_pb2
 from ext_proc.response.json_masks import fitted
 from ext_proc.stages.record import RESPONSE
+
+Shown = Literal["as recorded"] | ExchangeMasker | None
+"""What of a body the client sees: what the ledger has, what another masker leaves, or what came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,15 @@ def decoded(headers: Headers, wire: bytes, limit: int) -> bytes | None:
     return text
 
 
-def look(masker: ExchangeMasker, headers: Headers, wire: bytes, text: bytes, *, client: bool) -> Looked:
-    """The whole body: masked for the `client`, too, or with credentials blanked.
+def look(
+    masker: ExchangeMasker,
+    headers: Headers,
+    wire: bytes,
+    text: bytes,
+    *,
+    shown: Literal["as recorded"] | ExchangeMasker | None,
+) -> Looked:
+    """The whole body. Credentials are blanked in what the client sees as it came.
 
     The record is what came as long as nothing is masked in it. Raises DouaneError `response.unmaskable` where JSON
     would be none any more, and whatever `BodyMasker.feed` raises.
@@ -50,13 +61,23 @@ def look(masker: ExchangeMasker, headers: Headers, wire: bytes, text: bytes, *, 
     step = masker.body(RESPONSE, content_type, b"", redact=True).feed(text, last=True)
     if not step.masks:
         return Looked(wire, AS_SENT, (), None)
-    instead = for_client(step.record, step.masks) if client else step.release
-    if client and _is_json(text) and not _is_json(instead):
+    form = DECODED if content_codings(headers) else AS_SENT
+    if shown is None:
+        instead = step.release
+    elif shown == "as recorded":
+        instead = _for_client(text, step)
+    else:
+        instead = _for_client(text, shown.body(RESPONSE, content_type, b"").feed(text, last=True))
+    return Looked(step.record, form, step.masks, None if instead == text else instead)
+
+
+def _for_client(text: bytes, step: Step) -> bytes:
+    instead = for_client(step.record, step.masks)
+    if step.masks and _is_json(text) and not _is_json(instead):
         instead = fitted(text, step.masks)
         if not _is_json(instead):
             raise _unmaskable()
-    form = DECODED if content_codings(headers) else AS_SENT
-    return Looked(step.record, form, step.masks, None if instead == text else instead)
+    return instead
 
 
 def _unmaskable() -> DouaneError:

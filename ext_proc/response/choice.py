@@ -13,6 +13,7 @@ from ext_proc.masking import ExchangeMasker
 from ext_proc.response.duplex import DuplexResponse
 from ext_proc.response.inspected import InspectedResponse, Inspection
 from ext_proc.response.streamed import StreamedResponse
+from ext_proc.rules import Facts, Message, ResponseDecision, ResponseRules
 from ext_proc.runtime import CompiledConnection, Snapshot
 from ext_proc.stages.record import Recorder
 
@@ -56,16 +57,35 @@ def respond(
     if rules is None and not snapshot.masks_for_client:
         return DuplexResponse(recorder, exchange, max_decoded=snapshot.max_decoded)
     owed = authorized.obligations
-
-    def stricter(more: Obligations) -> ExchangeMasker:
-        headers, paths = (*owed.mask_headers, *more.mask_headers), (*owed.mask_json, *more.mask_json)
-        return masker(replace(owed, mask_headers=headers, mask_json=paths))
-
     inspection = Inspection(
-        rules,
+        None if rules is None else _Judge(rules, authorized),
         client=snapshot.masks_for_client,
         limit=connection.config.max_inspect_response,
         max_decoded=snapshot.max_decoded,
-        stricter=stricter,
+        stricter=lambda paths: masker(replace(owed, mask_json=(*owed.mask_json, *paths))),
+        narrow=lambda paths: snapshot.narrow_masker(connection, paths),
     )
     return InspectedResponse(recorder, exchange, inspection)
+
+
+class _Judge:
+    """Policies over the response to one request."""
+
+    def __init__(self, rules: ResponseRules, authorized: Authorized) -> None:
+        self._rules = rules
+        self._authorized = authorized
+        masks = [rule.policy.mask for rule in rules.rules]
+        self.may_mask = tuple(path for mask in masks if mask is not None for path in mask.json_paths)
+
+    def decide(self, head: codec.ResponseHead, body: bytes | None, size: int | None) -> ResponseDecision:
+        who = self._authorized.identified
+        return self._rules.decide(
+            Facts(
+                who.exchange,
+                who.caller,
+                who.workload,
+                operation=self._authorized.operation,
+                response=Message(head.headers, body, size),
+                status=head.status,
+            )
+        )

@@ -13,16 +13,18 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from ext_proc import codec
-from ext_proc.decision import NO_OBLIGATIONS, Deny, Obligations, ResponseDecision, RuleHit
+from ext_proc.decision import Deny, RuleHit
 from ext_proc.errors import Cut, DouaneError
 from ext_proc.exchange import Exchange, Headers, is_interactive
 from ext_proc.masking import ExchangeMasker, codings
-from ext_proc.response.bodies import decoded, look
+from ext_proc.response.bodies import Shown, decoded, look
 from ext_proc.response.changed import changed_head, changed_trailers
 from ext_proc.response.duplex import DuplexResponse
-from ext_proc.rules import ResponseRules
+from ext_proc.response.withheld import NO_PATHS, OVERLOADED, UNINSPECTABLE, UNREADABLE, too_large, withheld_by
+from ext_proc.rules import ResponseDecision
 from ext_proc.stages.record import RESPONSE, Recorder
 
 log = logging.getLogger("douane.response")
@@ -31,17 +33,30 @@ MOST_HELD = 64 << 20
 """Bytes of response bodies that a worker holds at a time."""
 
 
+class Judge(Protocol):
+    """The policies with a response effect that fit one request."""
+
+    @property
+    def may_mask(self) -> tuple[str, ...]:
+        """The JSON paths that any of them would mask."""
+
+    def decide(self, head: codec.ResponseHead, body: bytes | None, size: int | None) -> ResponseDecision:
+        """`body` is without content-codings, None where it cannot be had; `size` in bytes as sent, None where that is
+        not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Inspection:
     """What is looked for in one response. `client`: it is spared what the ledger is. `limit` bounds the body, as sent
-    and decoded, in bytes; `max_decoded` those that are masked piece by piece. `stricter` gives the exchange's masker
-    with more to mask."""
+    and decoded, in bytes; `max_decoded` those that are masked piece by piece. Of JSON paths, `stricter` makes the
+    exchange's masker with these, too, and `narrow` one with only these."""
 
-    rules: ResponseRules | None
+    judge: Judge | None
     client: bool
     limit: int
     max_decoded: int
-    stricter: Callable[[Obligations], ExchangeMasker]
+    stricter: Callable[[tuple[str, ...]], ExchangeMasker]
+    narrow: Callable[[tuple[str, ...]], ExchangeMasker]
 
 
 class InspectedResponse:
@@ -126,28 +141,29 @@ class InspectedResponse:
     async def _pass_at_once(self, head: codec.ResponseHead) -> codec.Answers:
         """An interactive response: both sides may wait for each piece of it."""
         decision = self._decide(head, None, _length(head.headers))
-        if decision.withhold is not None:
+        withheld = withheld_by(decision) or (NO_PATHS if decision.mask_json else None)
+        if withheld is not None:
             self._record_head(head, masked=False)
-            raise self._withheld(decision.withhold, decision.hits)
-        masked = self._masks(decision)
+            raise self._withheld(withheld, decision.hits)
+        masked = self._as_recorded(decision)
         self._record_verdict(decision, changed=masked)
         return await self._pass(head, masked=masked)
 
     async def _overflow(self, head: codec.ResponseHead) -> codec.Answers:
         """The body is larger than may be awaited, or all are: decide without it, or withhold it."""
-        inspection, rules = self._inspection, self._inspection.rules
-        if rules is not None and not rules.needs_body and not inspection.client:
-            decision = self._decide(head, None, None)
-            if decision.withhold is not None:
-                self._record_arrived(head)
-                raise self._withheld(decision.withhold, decision.hits)
-            if decision.mask is None:
+        length = _length(head.headers)
+        over = max(self._size, length or 0) > self._inspection.limit
+        withheld = too_large(self._inspection.limit) if over else OVERLOADED
+        decision = ResponseDecision()
+        if not self._inspection.client:
+            decision = self._decide(head, None, length)
+            if decision.action == "pass":
                 self._record_verdict(decision, changed=False)
                 return await self._pass(head, masked=False)
-        length = _length(head.headers) or 0
-        too_large = max(self._size, length) > inspection.limit
+            if decision.reason != UNINSPECTABLE:
+                withheld = withheld_by(decision) or withheld
         self._record_arrived(head)
-        raise self._withheld(_too_large(inspection.limit) if too_large else _OVERLOADED)
+        raise self._withheld(withheld, decision.hits)
 
     async def _pass(self, head: codec.ResponseHead, *, masked: bool) -> codec.Answers:
         """From here on it passes as it comes."""
@@ -168,22 +184,23 @@ class InspectedResponse:
             text = decoded(head.headers, wire, self._inspection.limit)
         except codings.TooLargeError:
             self._record_arrived(head)
-            raise self._withheld(_too_large(self._inspection.limit)) from None
+            raise self._withheld(too_large(self._inspection.limit)) from None
         readable = None if _is_part(head) else text
         decision = self._decide(head, readable, len(wire))
-        masked = self._masks(decision)
-        if masked and readable is None and wire and decision.withhold is None:
-            decision = ResponseDecision(_UNREADABLE, decision.mask, decision.hits)
+        withheld = withheld_by(decision)
+        masked = self._as_recorded(decision)
+        if (masked or decision.mask_json) and readable is None and wire:
+            withheld = withheld or UNREADABLE
         changes = self._record_head(head, masked=masked)
-        instead = self._record_body(head, wire, text, masked=masked)
+        instead = self._record_body(head, wire, text, decision)
         changes_at_all = instead is not None or bool(changes)
         trailing: codec.Answers = []
         if trailers is not None:
             _, more = self._recorder.trailers(RESPONSE, trailers, client=masked)
             trailing = [changed_trailers(trailers, more, anew=instead is not None)]
             changes_at_all = changes_at_all or bool(more)
-        if decision.withhold is not None:
-            raise self._withheld(decision.withhold, decision.hits)
+        if withheld is not None:
+            raise self._withheld(withheld, decision.hits)
         self._record_verdict(decision, changed=masked and changes_at_all)
         self._recorder.close(codec.outcome_of(head.code_details))
         self._ended = True
@@ -197,48 +214,56 @@ class InspectedResponse:
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _decide(self, head: codec.ResponseHead, body: bytes | None, size: int | None) -> ResponseDecision:
-        rules = self._inspection.rules
-        if rules is None:
+        judge = self._inspection.judge
+        if judge is None:
             return ResponseDecision()
         try:
-            decision = rules.decide(head.status, head.headers, body, size)
+            decision = judge.decide(head, body, size)
         except Exception:
-            log.exception("a policy failed to look at a response, which is withheld")
-            return ResponseDecision(withhold=_FAILED)
-        if decision.mask is not None and decision.mask != NO_OBLIGATIONS:
-            self._recorder.use(self._inspection.stricter(decision.mask))
+            log.exception("policies failed to look at a response, which is withheld")
+            return ResponseDecision("withhold", reason=UNINSPECTABLE, message="policies failed to look at the response")
+        if decision.mask_json:
+            self._recorder.use(self._inspection.stricter(decision.mask_json))
         return decision
 
-    def _masks(self, decision: ResponseDecision) -> bool:
-        """Whether the client gets what the ledger gets."""
-        return self._inspection.client or decision.mask is not None
+    def _as_recorded(self, decision: ResponseDecision) -> bool:
+        """Whether the client gets just what the ledger gets."""
+        return self._inspection.client or decision.detectors
 
     def _record_head(self, head: codec.ResponseHead, *, masked: bool) -> list[tuple[str, bytes]]:
         return self._recorder.response_head(
             head.status, head.headers, head.code_details, head.upstream_address, last=True, client=masked
         )
 
-    def _record_body(self, head: codec.ResponseHead, wire: bytes, text: bytes | None, *, masked: bool) -> bytes | None:
+    def _record_body(
+        self, head: codec.ResponseHead, wire: bytes, text: bytes | None, decision: ResponseDecision
+    ) -> bytes | None:
         """What the client gets in the place of `wire`, if anything else."""
         if not wire:
             return None
         if text is None:
             self._recorder.response_body(wire, last=True)  # sealed; or it raises
             return None
-        looked = look(self._recorder.masker, head.headers, wire, text, client=masked)
+        shown: Shown = None
+        if self._as_recorded(decision):
+            shown = "as recorded"
+        elif decision.mask_json:
+            shown = self._inspection.narrow(decision.mask_json)
+        looked = look(self._recorder.masker, head.headers, wire, text, shown=shown)
         self._recorder.part(looked.record, looked.form, looked.masks)
         return looked.instead
 
     def _record_verdict(self, decision: ResponseDecision, *, changed: bool) -> None:
         """`changed`: the client gets something masked."""
-        if changed or self._inspection.rules is not None:
-            self._recorder.response_verdict("mask" if changed or decision.mask else "pass", hits=decision.hits)
+        if changed or self._inspection.judge is not None:
+            masks = changed or decision.action == "mask"
+            self._recorder.response_verdict("mask" if masks else "pass", hits=decision.hits)
 
     def _record_arrived(self, head: codec.ResponseHead) -> None:
         """The part of it that came, undecided: as masked as any rule could have asked for."""
-        rules = self._inspection.rules
-        if rules is not None and rules.may_mask != NO_OBLIGATIONS:
-            self._recorder.use(self._inspection.stricter(rules.may_mask))
+        judge = self._inspection.judge
+        if judge is not None and judge.may_mask:
+            self._recorder.use(self._inspection.stricter(judge.may_mask))
         wire = b"".join(self._chunks)
         with contextlib.suppress(DouaneError):  # what cannot be looked into is not kept
             self._record_head(head, masked=False)
@@ -249,35 +274,6 @@ class InspectedResponse:
         self._let_go()
         self._recorder.response_verdict("withhold", deny, hits)
         return DouaneError(deny.reason, deny.message, remedy=deny.remedy, http_status=deny.http_status)
-
-
-_OVERLOADED = Deny(
-    "gate.overloaded",
-    "this gate holds too many responses that have not arrived yet; the request was carried out",
-    http_status=503,
-    remedy="Look at the upstream before trying again.",
-)
-_UNREADABLE = Deny(
-    "policy.uninspectable",
-    "the response must be masked for the client, and it cannot be decoded, or is a part of a document",
-    http_status=502,
-    remedy="Ask for the whole document, in identity, gzip, deflate, br or zstd.",
-)
-_FAILED = Deny(
-    "policy.uninspectable",
-    "a policy failed to look at the response",
-    http_status=502,
-    remedy="The request was carried out; the gate's log says more.",
-)
-
-
-def _too_large(limit: int) -> Deny:
-    return Deny(
-        "response.too_large",
-        f"the response must be looked into, and it is over {limit} bytes; the request was carried out",
-        http_status=502,
-        remedy="Ask for less at a time, or let the operator raise max_inspect_response for this connection.",
-    )
 
 
 def _length(headers: Headers) -> int | None:

@@ -70,7 +70,7 @@ class ResponseRules:
 
 
 def _withhold(rule: Rule, why: str, hits: tuple[RuleHit, ...]) -> ResponseDecision:
-    reason = "policy.uninspectable" if why else "policy.withheld"
+    reason = "policy.uninspectable" if why else "response.withheld"
     message = f"the policy {rule.name} cannot be judged: {why}" if why else rule.policy.message
     return ResponseDecision(
         "withhold",

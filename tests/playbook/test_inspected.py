@@ -332,3 +332,164 @@ async def test_what_envoy_refuses_before_a_worker_saw_it_passes_in_its_mode(play
     answers = [*await stream.on(own), *await stream.on(codec.Body("response", b"no", True))]
     assert passed(answers) == b"no"
     assert stream.done
+
+
+# --- policies over responses -----------------------------------------------------------------------------------------
+
+
+def rule(effect: str, when: str = "", **more: Any) -> dict[str, Any]:
+    return {"name": f"a-{effect}", "effect": effect, **({"when": when} if when else {}), **more}
+
+
+def verdicts(playbook: Playbook) -> list[tuple[str, str, str]]:
+    found = [e.response_verdict for e in playbook.events() if e.HasField("response_verdict")]
+    return [(v.decision, v.reason, ",".join(f"{h.policy}:{h.mode}" for h in v.hits)) for v in found]
+
+
+async def test_what_is_flagged_passes_to_the_byte_and_is_recorded(playbook: Playbook) -> None:
+    playbook.apply(policies=[rule("flag", "response.json.admin == true")])
+    for body, hits in (
+        (b'{"admin": true }', "a-flag:enforce"),
+        (b'{"admin": false}', ""),
+        (b"not JSON", "a-flag:enforce"),
+    ):
+        stream = await asked(playbook)
+        wire = gzip.compress(body)
+        answers = await answered(stream, head(("content-encoding", b"gzip"), ("etag", b"1")), wire)
+        assert passed(answers) == wire
+        assert changed(answers) == ({}, set())
+        assert stream.done
+        assert verdicts(playbook)[-1] == ("pass", "", hits)
+
+
+async def test_what_is_withheld_is_in_the_ledger(playbook: Playbook) -> None:
+    playbook.apply(policies=[rule("withhold", "size(response.json.users) > 1", message="no bulk exports")])
+    stream = await asked(playbook)
+    body = json.dumps({"users": [1, 2], "k": SECRET}).encode()
+    (answer,) = await answered(stream, head(("x-of-upstream", b"1")), body)
+    assert refusal([answer]) == (403, "response.withheld")
+    told = json.loads(answer.immediate_response.body)
+    assert told["message"] == "no bulk exports"
+    assert told["exchange_id"]
+    assert stream.done
+    kinds = playbook.kinds()
+    assert kinds[-4:] == ["response_head", "part", "response_verdict", "closed"]
+    events = playbook.events()
+    assert (events[-4].response_head.status, events[1].verdict.decision) == (200, "allow")
+    assert b'"users": [1, 2]' in recorded(playbook)
+    assert SECRET.encode() not in recorded(playbook)
+    assert verdicts(playbook) == [("withhold", "response.withheld", "a-withhold:enforce")]
+    assert (events[-1].closed.outcome, events[-1].closed.reason) == ("denied", "response.withheld")
+
+
+async def test_a_rule_masks_its_paths_and_nothing_else(playbook: Playbook) -> None:
+    playbook.apply(policies=[rule("mask", "response.status == 200", mask={"json": ["$..email"]})])
+    stream = await asked(playbook)
+    body = json.dumps({"user": {"Email": "a@example.com"}, "k": SECRET, "echo": API_KEY}).encode()
+    answers = await answered(stream, head(("content-length", b"%d" % len(body)), ("x-k", SECRET.encode())), body)
+    seen = json.loads(passed(answers))
+    assert seen == {"user": {"Email": "[MASKED:json]"}, "k": SECRET, "echo": "[MASKED:credential:dd-api-key]"}
+    assert changed(answers) == ({"content-length": b"%d" % len(passed(answers))}, set())
+    written = playbook.spool.read(0, 1 << 30)
+    assert not any(secret in written for secret in (b"a@example.com", SECRET.encode(), API_KEY.encode()))
+    assert verdicts(playbook) == [("mask", "", "a-mask:enforce")]
+
+
+async def test_a_mask_without_paths_gives_the_client_what_the_ledger_gets(playbook: Playbook) -> None:
+    playbook.apply(policies=[rule("mask")])
+    stream = await asked(playbook)
+    answers = await answered(stream, head(("x-k", SECRET.encode())), json.dumps({"k": SECRET}).encode())
+    assert SECRET.encode() not in passed(answers) + changed(answers)[0]["x-k"]
+
+
+async def test_what_is_only_observed_changes_nothing(playbook: Playbook) -> None:
+    playbook.apply(policies=[rule("withhold", mode="observe")])
+    stream = await asked(playbook)
+    assert passed(await answered(stream, head(), b"[1]")) == b"[1]"
+    assert verdicts(playbook) == [("pass", "", "a-withhold:observe")]
+
+
+@pytest.mark.parametrize("effect", ["withhold", "mask"])
+async def test_what_cannot_be_judged_is_withheld(playbook: Playbook, effect: str) -> None:
+    playbook.apply(
+        policies=[rule(effect, "response.json.a == 1")], connections={"datadog": {"max_inspect_response": 99}}
+    )
+    part, events = head(status=206), head(("content-type", b"text/event-stream"))
+    heavy = head(("content-length", b"100"))
+    for answer, body, reason in (
+        (head(), b"no JSON", "policy.uninspectable"),
+        (head(), b'{"b": 1}', "policy.uninspectable"),
+        (part, b'{"a": 2}', "policy.uninspectable"),
+        (events, None, "policy.uninspectable"),
+        (heavy, None, "response.too_large"),
+    ):
+        stream = await asked(playbook)
+        answers = await stream.on(answer) if body is None else await answered(stream, answer, body)
+        assert refusal(answers) == (502, reason)
+        assert stream.done
+        assert verdicts(playbook)[-1][:2] == ("withhold", reason)
+
+
+async def test_a_rule_over_the_head_needs_no_body(playbook: Playbook) -> None:
+    """Downloads and events go on, whatever their size, where the status alone decides."""
+    playbook.apply(
+        policies=[rule("withhold", "response.status >= 500"), rule("flag", "response.size > 50")],
+        connections={"datadog": {"max_inspect_response": 99}},
+    )
+    stream = await asked(playbook)
+    assert await stream.on(head(TEXT)) == []
+    assert await stream.on(codec.Body("response", b"a " * 30, False)) == []
+    first = await stream.on(codec.Body("response", b"b " * 30, False))
+    assert playbook.kinds()[-3:] == ["response_verdict", "response_head", "part"]
+    rest = await stream.on(codec.Body("response", b"c" * 1000, True))
+    assert passed([*first, *rest]) == b"a " * 30 + b"b " * 30 + b"c" * 1000
+    assert stream.done
+
+    stream = await asked(playbook)
+    assert refusal(await stream.on(head(TEXT, ("content-length", b"1000"), status=500))) == (403, "response.withheld")
+
+    stream = await asked(playbook)
+    (opened,) = await stream.on(head(("content-type", b"text/event-stream")))
+    assert opened.HasField("response_headers")
+    assert passed(await stream.on(codec.Body("response", b"data: 1\n\n", False))) == b"data: 1\n\n"
+
+
+async def test_paths_cannot_be_masked_in_events(playbook: Playbook) -> None:
+    playbook.apply(policies=[rule("mask", "response.status == 200", mask={"json": ["$.a"]})])
+    events = head(("content-type", b"text/event-stream"))
+    assert refusal(await (await asked(playbook)).on(events)) == (502, "policy.uninspectable")
+    failed = head(("content-type", b"text/event-stream"), status=500)
+    (opened,) = await (await asked(playbook)).on(failed)
+    assert opened.HasField("response_headers"), "the rule does not match"
+
+
+async def test_an_early_end_is_recorded_as_masked_as_any_rule_could_ask(playbook: Playbook) -> None:
+    playbook.apply(policies=[rule("mask", "response.json.never", mask={"json": ["$.email"]})])
+    stream = await asked(playbook)
+    await stream.on(head())
+    await stream.on(codec.Body("response", b'{"email": "a@example.com", "other": 1, ', False))
+    stream.on_abort("gate.cancelled")
+    assert b"a@example.com" not in playbook.spool.read(0, 1 << 30)
+    assert b'"other"' in recorded(playbook)
+
+
+async def test_only_requests_that_a_rule_fits_wait(playbook: Playbook) -> None:
+    playbook.apply(policies=[rule("withhold", match={"requests": ["GET /secret/**"]})])
+    stream = await asked(playbook)
+    (answer,) = await stream.on(head(TEXT))
+    assert answer.HasField("response_headers")
+    first = await stream.on(codec.Body("response", b"some text and an unfinished wo", False))
+    assert stream.waiting
+    idle = await stream.on_idle()
+    assert not stream.waiting
+    last = await stream.on(codec.Body("response", b"rd", True))
+    assert passed([*first, *idle, *last]) == b"some text and an unfinished word"
+    assert recorded(playbook) == b"some text and an unfinished word"
+    assert not verdicts(playbook)
+
+
+async def test_a_policy_of_another_connection_leaves_this_ones_route_alone(playbook: Playbook) -> None:
+    other = {**playbook.text["connections"]["datadog"], "listen": "127.0.0.1:15009", "hosts": []}
+    playbook.apply(connections={"other": other}, policies=[rule("flag", match={"connection": "other"})], grants=[])
+    routes = {c.name: c.inspected for c in playbook.runtime.current.connections.values()}
+    assert routes == {"datadog": False, "other": True}

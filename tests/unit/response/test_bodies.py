@@ -30,14 +30,14 @@ def test_nothing_to_mask_is_the_very_bytes(masker: ExchangeMasker) -> None:
     for wire, headers in ((b'{"a": 1}', JSON), (gzip.compress(b"text"), Headers([("content-encoding", b"gzip")]))):
         text = decoded(headers, wire, 1000)
         assert text is not None
-        looked = look(masker, headers, wire, text, client=True)
+        looked = look(masker, headers, wire, text, shown="as recorded")
         assert (looked.record, looked.form, looked.instead, list(looked.masks)) == (wire, AS_SENT, None, [])
 
 
 def test_what_the_client_is_shown_is_no_other_than_the_ledger_but_for_fingerprints(masker: ExchangeMasker) -> None:
     text = f"a {SECRET} b {'a' * 40} c".encode()
     headers = Headers([("content-encoding", b"gzip")])
-    looked = look(masker, headers, gzip.compress(text), text, client=True)
+    looked = look(masker, headers, gzip.compress(text), text, shown="as recorded")
     assert looked.form == DECODED
     assert looked.instead is not None
     assert looked.instead.count(b"[MASKED:") == looked.record.count(b"[MASKED:") == 2
@@ -49,12 +49,12 @@ def test_what_the_client_is_shown_is_no_other_than_the_ledger_but_for_fingerprin
 
 def test_credentials_are_blanked_in_any_case(masker: ExchangeMasker) -> None:
     text = json.dumps({"echo": CREDENTIAL.decode(), "other": SECRET}).encode()
-    blank = look(masker, JSON, text, text, client=False).instead
+    blank = look(masker, JSON, text, text, shown=None).instead
     assert blank is not None
     assert len(blank) == len(text)
     assert json.loads(blank)["other"] == SECRET
     assert set(json.loads(blank)["echo"]) == {"*"}
-    shown = look(masker, JSON, text, text, client=True).instead
+    shown = look(masker, JSON, text, text, shown="as recorded").instead
     assert shown is not None
     assert json.loads(shown)["echo"] == "[MASKED:credential:odd_name_]"
 
@@ -87,7 +87,7 @@ def test_masked_json_stays_json(masker: ExchangeMasker) -> None:
         style: dict[str, Any] = {"ensure_ascii": chance.random() < 0.5, "indent": chance.choice([None, 2])}
         document = {"user": value(chance, 2), "rest": value(chance, 4)}
         text = json.dumps(document, **style).encode("utf-8", "surrogatepass")
-        looked = look(masker, JSON, text, text, client=True)
+        looked = look(masker, JSON, text, text, shown="as recorded")
         if looked.instead is None:
             continue
         masked += 1
@@ -104,7 +104,7 @@ def test_pieces_come_to_the_same(masker: ExchangeMasker, size: int) -> None:
         pieces = Pieces(masker, headers, framed=False, max_decoded=1000)
         chunks = [wire[i : i + size] for i in range(0, len(wire), size)]
         got = [pieces.feed(chunk, False).instead for chunk in chunks] + [pieces.feed(b"", True).instead]
-        whole = look(masker, Headers(), text, text, client=True).instead
+        whole = look(masker, Headers(), text, text, shown="as recorded").instead
         assert b"".join(piece or b"" for piece in got) == whole
     framed = Pieces(masker, Headers(), framed=True, max_decoded=1000)
     got = [framed.feed(text[i : i + size], False).instead for i in range(0, len(text), size)]

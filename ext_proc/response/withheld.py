@@ -1,0 +1,43 @@
+"""Why a client does not get the response to a request that was carried out."""
+
+from __future__ import annotations
+
+from ext_proc.decision import Deny
+from ext_proc.rules import ResponseDecision
+
+UNINSPECTABLE = "policy.uninspectable"
+OVERLOADED = Deny(
+    "gate.overloaded",
+    "this gate holds too many responses that have not arrived yet; the request was carried out",
+    http_status=503,
+    remedy="Look at the upstream before trying again.",
+)
+UNREADABLE = Deny(
+    UNINSPECTABLE,
+    "the response must be masked for the client, and it cannot be decoded, or is a part of a document",
+    http_status=502,
+    remedy="The request was carried out. Ask for the whole document, in identity, gzip, deflate, br or zstd.",
+)
+NO_PATHS = Deny(
+    UNINSPECTABLE,
+    "a policy masks JSON paths in the response, which comes as events, gRPC or an upgraded stream",
+    http_status=502,
+    remedy="Ask for a plain JSON response, or ask the operator.",
+)
+
+
+def withheld_by(decision: ResponseDecision) -> Deny | None:
+    if decision.action != "withhold":
+        return None
+    status = 502 if decision.reason == UNINSPECTABLE else 403
+    remedy = "The request was carried out; ask the operator what may be seen of its response."
+    return Deny(decision.reason, decision.message, http_status=status, policy=decision.policy, remedy=remedy)
+
+
+def too_large(limit: int) -> Deny:
+    return Deny(
+        "response.too_large",
+        f"the response must be looked into, and it is over {limit} bytes; the request was carried out",
+        http_status=502,
+        remedy="Ask for less at a time, or let the operator raise max_inspect_response for this connection.",
+    )
