@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-policies lock clean
+.PHONY: help demo test check bench bench-holds bench-policies lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,6 +40,9 @@ check: $(READY) ## Lint, format, types and layers
 
 bench: $(READY) ## Envoy alone, a server that does nothing, Douane and mitmproxy in one run (about ten minutes)
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-holds: $(READY) ## 2,000 requests held at once by one worker, and what that costs the others (a minute)
+	@$(BIN)/python -m bench.holds $(ARGS)
 
 bench-policies: $(READY) ## What policies cost, on honest and on hostile bodies (ten seconds)
 	@$(BIN)/python -m bench.policies

@@ -51,16 +51,17 @@ async def measure(running: Running, count: int) -> None:
     async with aiohttp.ClientSession(
         connector=connector, headers=headers, timeout=aiohttp.ClientTimeout(total=600)
     ) as session:
+        await probe(session, running.url)  # warms everything up
         before = await probe(session, running.url)
         idle = worker_rss(running.group)
         began = time.monotonic()
         held = [asyncio.create_task(hold(session, running.url, n)) for n in range(count)]
-        ids = await waiting(running.folder, count)
+        ids = await waiting(running.group.folder, count)
         opened = time.monotonic() - began
         full = worker_rss(running.group)
         during = await probe(session, running.url)
         began = time.monotonic()
-        await approve(running.folder, ids)
+        await approve(running.group.folder, ids)
         statuses = await asyncio.gather(*held)
         passed = time.monotonic() - began
         after = await probe(session, running.url)

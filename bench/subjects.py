@@ -109,17 +109,30 @@ grants:
     issuer: bench
     if: "claims.repository_id == '74' && claims.ref == 'refs/heads/main'"
     allow: {{datadog: [bytes]}}
+{policies}recording: {{durability: {durability}, spool: {{path: "{folder}/spool", max_size: 16GiB}}}}
+"""
+
+
+RULE = """\
 policies:
   - name: no-iframes
-    match: {{connection: datadog}}
+    match: {connection: datadog}
     effect: deny
     when: "widgets(request.json).exists(w, w.definition.type == 'iframe')"
-recording: {{durability: {durability}, spool: {{path: "{folder}/spool", max_size: 16GiB}}}}
+"""
+HOLD = """\
+policies:
+  - name: held
+    match: {connection: datadog}
+    effect: hold
+    when: "has(request.json.hold)"
+    approvers: [local]
+    wait: 10m
 """
 
 
 @contextmanager
-def douane(upstream: int, workers: int, durability: str = "process") -> Iterator[Running]:
+def douane(upstream: int, workers: int, durability: str = "process", *, policies: str = RULE) -> Iterator[Running]:
     """Everything on: identity, grant, a rule over the JSON body, credential, masking, journal, hub and ledger."""
     with _group("douane") as group, _group("issuer") as aside:
         ports = {name: free_port() for name in ("store", "console", "issuer", "listen")}
@@ -128,7 +141,14 @@ def douane(upstream: int, workers: int, durability: str = "process") -> Iterator
         token = issuer.id_token(f"http://127.0.0.1:{ports['issuer']}", SUBJECT, "douane")
         config = group.folder / "douane.yaml"
         config.write_text(
-            DOUANE.format(folder=group.folder, upstream=upstream, workers=workers, durability=durability, **ports)
+            DOUANE.format(
+                folder=group.folder,
+                upstream=upstream,
+                workers=workers,
+                durability=durability,
+                policies=policies,
+                **ports,
+            )
         )
         command: list[str | Path] = [sys.executable, "-m", "ext_proc.cli", "up", "-c", config]
         group.start("douane", command, cwd=ROOT, env={"BENCH_API_KEY": REAL_KEY})
