@@ -68,17 +68,15 @@ class Credentials:
         `credential.refused` or `credential.invalid` (502); it names the credential and its source, never the value.
         """
         for _ in range(ATTEMPTS):
-            values = [[await self._read(one, source, token) for source in of] for one, of in self._parts]
+            values = await self._read(token)
             if agree(self.sources):
                 break
         else:
             raise changing(self.sources[0].place)
-        key = tuple(value for of in values for value in of)
-        made = self._made.get(key)
+        made = self._made.get(values)
         if made is None:
-            made = self._made[key] = tuple(
-                self._form(one, of, found) for (one, of), found in zip(self._parts, values, strict=True)
-            )
+            left = iter(values)
+            made = self._made[values] = tuple(self._form(one, of, [next(left) for _ in of]) for one, of in self._parts)
             if len(self._made) > _REMEMBERED:
                 self._made.popitem(last=False)
         return made
@@ -109,11 +107,17 @@ class Credentials:
             self._known = tuple(dict.fromkeys(known))
         return self._known
 
-    async def _read(self, credential: Credential, source: Source, token: bytes | None) -> bytes:
+    async def _read(self, token: bytes | None) -> tuple[bytes, ...]:
+        values = []
+        credential = None
         try:
-            return await source.read(token)
+            for credential, of in self._parts:  # noqa: B007 (named in the fault)
+                for source in of:
+                    values.append(await source.read(token))  # noqa: PERF401 (one after the other)
         except CredentialError as fault:
+            assert credential is not None
             raise _named(credential, fault) from None
+        return tuple(values)
 
     def _form(self, credential: Credential, of: Sequence[Source], values: list[bytes]) -> Injection | Signature:
         if credential.sigv4 is None:

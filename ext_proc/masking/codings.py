@@ -18,6 +18,8 @@ _ZSTD_SLICE = 256
 """zstd has no output limit, and four bytes may decode to 128 KiB: this many bytes yield at most 8 MiB."""
 _ZSTD_WINDOW = 8 << 20
 """The largest window that RFC 9659 lets the zstd content-coding use."""
+_LONGEST_LINE = 8192
+_CHUNK_HEAD = re.compile(rb"([0-9a-fA-F]{1,12})(?:;chunk-signature=[0-9a-f]{64})?")
 
 
 class CodingError(ValueError):
@@ -144,6 +146,64 @@ class _Zstd:
             raise CodingError("cut short")
 
 
+class _AwsChunked:
+    """Amazon S3's framing of bodies whose checksum or signature follows: each chunk after its size in hex, then fields.
+    What those fields say is handed out as well, so that it is looked at."""
+
+    def __init__(self) -> None:
+        self._line = b""  # a size, the line break behind a chunk, or a field, not complete yet
+        self._left = 0  # bytes of the chunk still to come
+        self._behind = False  # a chunk is over and its line break comes next
+        self._fields = False
+        self._over = False
+
+    def feed(self, data: bytes, limit: int) -> bytes:
+        parts: list[bytes] = []
+        while data:
+            if self._left:
+                part, data = data[: self._left], data[self._left :]
+                self._left -= len(part)
+                self._behind = not self._left
+            else:
+                part, data = self._next_line(data)
+            limit -= len(part)
+            if limit < 0:
+                raise TooLargeError
+            parts.append(part)
+        return b"".join(parts)
+
+    def finish(self) -> None:
+        if (self._line or self._left or self._behind) and not self._over:
+            raise CodingError("cut short")
+
+    def _next_line(self, data: bytes) -> tuple[bytes, bytes]:
+        """What the line that goes on here hands out, and what is behind it."""
+        line, end, rest = (self._line + data).partition(b"\n")
+        if len(line) > _LONGEST_LINE:
+            raise CodingError("not aws-chunked: a line is too long")
+        if not end:
+            self._line = line
+            return b"", b""
+        self._line = b""
+        line = line.removesuffix(b"\r")
+        if self._over:
+            raise CodingError("bytes follow the aws-chunked body")
+        if self._behind:
+            self._behind = False
+            if line:
+                raise CodingError("not aws-chunked: a chunk is longer than its size")
+        elif self._fields:
+            self._over = not line
+            return line + b"\n" if line else b"", rest
+        else:
+            match = _CHUNK_HEAD.fullmatch(line)
+            if not match:
+                raise CodingError("not aws-chunked: no size of a chunk")
+            self._left = int(match[1], 16)
+            self._fields = not self._left
+        return b"", rest
+
+
 class _Stack:
     """Several codings, the last applied first undone."""
 
@@ -167,6 +227,7 @@ _CODINGS: dict[str, Callable[[], Decoder]] = {
     "br": _Brotli,
     "zstd": _Zstd,
     "zstd1": _Zstd,  # Datadog's name for it
+    "aws-chunked": _AwsChunked,
 }
 _MOST_STACKED = 3
 

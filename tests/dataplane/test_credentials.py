@@ -163,8 +163,8 @@ def test_what_amazons_own_client_sends(setting: Setting) -> None:
 def test_bodies_are_signed_whole_or_as_they_pass(setting: Setting, size: int) -> None:
     body = random.Random(size).randbytes(size)
     path = f"/bucket/raw-{size}"
-    query = "x=1&X-Amz-Signature=old&a=%20"
-    status, said = setting.call("aws-s3", "PUT", f"{path}?{query}", body, content_encoding="identity")
+    target = f"{path}?x=1&X-Amz-Signature=old&a=%20"
+    status, said = setting.call("aws-s3", "PUT", target, body, content_encoding="identity")
     assert (status, said) == (200, b"")
     assert setting.amazon.bodies[path] == body
     assert setting.amazon.faults == []
@@ -172,6 +172,24 @@ def test_bodies_are_signed_whole_or_as_they_pass(setting: Setting, size: int) ->
     assert (row["decision"], row["credential"]) == ("allow", "sigv4")
     assert SECRET not in json.dumps(row, default=str)
     assert TOKEN not in json.dumps(row, default=str)
+
+
+@pytest.mark.parametrize("size", [10, 2 * MAX_INSPECT])
+def test_what_most_sdks_send_over_https_keeps_its_form(setting: Setting, size: int) -> None:
+    data = b"d" * size
+    body = b"%x\r\n%s\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n" % (size, data)
+    headers = {
+        "content_encoding": "aws-chunked",
+        "x_amz_decoded_content_length": str(size),
+        "x_amz_trailer": "x-amz-checksum-crc32",
+        "x_amz_content_sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+    }
+    path = f"/bucket/trailer-{size}"
+    assert setting.call("aws-s3", "PUT", path, body, **headers) == (200, b"")
+    assert setting.amazon.bodies[path] == body
+    signed = {**headers, "x_amz_content_sha256": "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"}
+    status, answer = setting.call("aws-s3", "PUT", "/bucket/signed", body, **signed)
+    assert (status, json.loads(answer)["reason"]) == (400, "credential.unsignable")
 
 
 def test_a_body_without_a_length_is_refused(setting: Setting) -> None:

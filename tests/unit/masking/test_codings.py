@@ -13,7 +13,7 @@ import zstandard
 
 from ext_proc.config.models import Masking
 from ext_proc.masking import AS_SENT, DECODED, SEALED, BombError, Known, Masker, Step, UndecodableError, unseal
-from ext_proc.masking.codings import decoder
+from ext_proc.masking.codings import CodingError, decoder
 from ext_proc.pb import journal_pb2
 
 KEY = b"0123456789abcdef0123456789abcdef"
@@ -206,3 +206,48 @@ def test_a_known_value_in_a_compressed_request_is_masked(masker: Masker) -> None
     step = body.feed(brotli.compress(b"x=the-callers-own-token"), last=True)
     assert step.form == DECODED
     assert step.record == b"x=" + f"[MASKED:token:{masker.fingerprint(b'the-callers-own-token')}]".encode()
+
+
+AWS = b"5\r\nhello\r\n6;chunk-signature=" + b"a" * 64 + b"\r\n world\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n"
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 1000])
+def test_aws_chunked_in_pieces(step: int) -> None:
+    found = decoder(b"aws-chunked")
+    assert found is not None
+    out = b"".join(found.feed(AWS[at : at + step], 1000) for at in range(0, len(AWS), step))
+    found.finish()
+    assert out == b"hello worldx-amz-checksum-crc32:AAAAAA==\n"
+
+
+def test_aws_chunked_over_another_coding() -> None:
+    data = gzip.compress(b"hello" * 100)
+    found = decoder(b"gzip, aws-chunked")
+    assert found is not None
+    assert found.feed(b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data), 1000) == b"hello" * 100
+    found.finish()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"hello",
+        b"5\r\nhello!\r\n0\r\n\r\n",
+        b"5;secret=" + b"x" * 20 + b"\r\nhello\r\n0\r\n\r\n",
+        b"-5\r\nhello\r\n",
+        b"x" * 9000,
+        AWS + b"more\r\n",
+        AWS[:-30],
+        AWS[:8],
+    ],
+)
+def test_what_is_not_aws_chunked(body: bytes) -> None:
+    found = decoder(b"aws-chunked")
+    assert found is not None
+
+    def whole() -> None:
+        found.feed(body, 100_000)
+        found.finish()
+
+    with pytest.raises(CodingError):
+        whole()
