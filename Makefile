@@ -88,7 +88,7 @@ $(LOCKED): requirements.lock
 		fi; \
 		rm -f $(VENV).log; \
 	fi
-	@echo '==> installing the packages of requirements.lock (about 390 MB the first time)'
+	@echo '==> installing the packages of requirements.lock (about 480 MB the first time)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 && pip="$(BIN)/python -m pip" || pip="$(PYTHON) -m pip --python $(BIN)/python"; \
 	$$pip install --disable-pip-version-check --root-user-action=ignore --require-hashes --no-deps --requirement requirements.lock \
 		| sed -u '/^Requirement already satisfied/d; /^Looking in/d'

@@ -198,6 +198,15 @@ the ledger keeps it in the column `reason`, and logs and commands show it. `...`
 """
 
 
+# What sources of credentials raise, by the function that forms it: reason, and what stands before the message.
+_SOURCE_FAULTS = {
+    "unavailable": ("credential.unavailable", "... "),
+    "refused": ("credential.refused", "... "),
+    "invalid": ("credential.invalid", "... "),
+    "_unsignable": ("credential.unsignable", ""),
+}
+
+
 def reasons() -> str:
     """Every constant reason that is passed to something that refuses, with the messages it comes with."""
     found: dict[str, list[str]] = {}
@@ -206,11 +215,21 @@ def reasons() -> str:
             if not isinstance(node, ast.Call) or len(node.args) < 2:
                 continue
             name = getattr(node.func, "attr", "") or getattr(node.func, "id", "")
+            if name in _SOURCE_FAULTS and path.parent.name == "credentials":
+                reason, subject = _SOURCE_FAULTS[name]
+                found.setdefault(reason, []).append(subject + (_text(node.args[1]) or "..."))
+                continue
             reason, message = _text(node.args[0]), _text(node.args[1]) or "..."
             if _REASON.fullmatch(reason) and (name.endswith("Error") or name in ("Deny", "LocalReply", "__init__")):
                 found.setdefault(reason, []).append(message)
-    rows = [f"| `{reason}` | {'<br>'.join(dict.fromkeys(found[reason]))} |\n" for reason in sorted(found)]
+    rows = [f"| `{reason}` | {'<br>'.join(_telling(found[reason]))} |\n" for reason in sorted(found)]
     return _REASONS + "".join(rows)
+
+
+def _telling(messages: list[str]) -> list[str]:
+    """Each once, without those that are nothing but what is put in, where others say more."""
+    once = list(dict.fromkeys(messages))
+    return [message for message in once if message.strip(". ")] or once
 
 
 def _text(node: ast.expr) -> str:

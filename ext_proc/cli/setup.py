@@ -83,7 +83,8 @@ def _too_long_for_sockets(config: Config) -> list[str]:
 
 
 def compile_rules(loaded: Loaded) -> None:
-    """Grants, scopes, policies and masking paths, as a worker would compile them. ConfigError with its place."""
+    """Grants, scopes, policies, masking paths and credentials, as a worker would compile them. ConfigError with its
+    place."""
     from ext_proc.errors import ConfigError
     from ext_proc.masking import Masker
     from ext_proc.rules import Grants, Policies, all_operations
@@ -95,6 +96,25 @@ def compile_rules(loaded: Loaded) -> None:
         Masker(loaded.config.masking, b"\0" * 32, loaded.config.recording.max_decoded)
     except ConfigError as error:
         raise loaded.locate(error) from None
+    _open_credentials(loaded)
+
+
+def _open_credentials(loaded: Loaded) -> None:
+    """Credentials as a worker would open them, plugins too; nothing is fetched."""
+    from ext_proc.config.positions import show
+    from ext_proc.credentials import Credentials, Sources, Surroundings
+    from ext_proc.errors import ConfigError
+
+    gate = loaded.config.gate
+    around = Surroundings(gate.name, gate.workload_token_file)
+    for name, connection in loaded.config.connections.items():
+        for n, credential in enumerate(connection.credentials):
+            try:
+                Credentials([credential], Sources(), around)
+            except ConfigError as error:
+                place = ("connections", name, "credentials", n)
+                message = f"{show(place)}: {error.message}"
+                raise ConfigError(error.reason, message, where=loaded.where(*place), remedy=error.remedy) from None
 
 
 def effective(config: Config) -> dict[str, Any]:

@@ -389,3 +389,16 @@ def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch, no_color: str) -> N
     result = CliRunner().invoke(app, ["check"], color=True)
     assert ("\x1b[31m" in result.stderr) == (not no_color)
     assert "error: douane.yaml: config.missing" in re.sub(r"\x1b\[\d+m", "", result.stderr)
+
+
+def test_check_finds_a_plugin_that_is_not_there() -> None:
+    Path("douane.yaml").write_text(
+        "version: 1\nconnections:\n  api:\n    listen: 127.0.0.1:15001\n    upstream: https://api.example\n"
+        "    credentials:\n      - {bearer: true, from: {plugin: {name: nowhere}}}\n"
+    )
+    result = douane("check")
+    assert result.exit_code == 1
+    said = result.output
+    assert "douane.yaml:7:" in said
+    assert "config.plugin" in said
+    assert "connections.api.credentials[0]" in said
