@@ -7,12 +7,13 @@ was sent and what came back is in no message here: both may hold secrets.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +25,6 @@ MAX_RESPONSE = 512 * 1024
 """Bytes of an answer's body."""
 
 _CONNECT = 3.0
-_THREADS = ThreadPoolExecutor(max_workers=32, thread_name_prefix="web")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +112,31 @@ async def request(
 ) -> Answer:
     """`send` without blocking, within `timeout` seconds. WebError as there."""
     deadline = time.monotonic() + timeout
-    running = asyncio.get_running_loop().run_in_executor(
-        _THREADS, lambda: send(method, url, deadline=deadline, headers=headers, body=body, ca_file=ca_file)
-    )
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[Answer] = loop.create_future()
+
+    def settle(answer: Answer | None, error: Exception | None) -> None:
+        if answered.done():
+            return
+        if answer is not None:
+            answered.set_result(answer)
+        else:
+            answered.set_exception(error or WebError("no answer"))
+
+    def ask() -> None:
+        answer, error = None, None
+        try:
+            answer = send(method, url, deadline=deadline, headers=headers, body=body, ca_file=ca_file)
+        except Exception as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, answer, error)
+
+    # A daemon, so that a name service that hangs does not hold up the end of the process.
+    threading.Thread(target=ask, name="web", daemon=True).start()
     try:
         async with asyncio.timeout(timeout):
-            return await running
+            return await answered
     except TimeoutError:  # a name that does not resolve has no bound of its own
         raise WebTimeout(f"{url} did not answer within {timeout:g} s") from None
 

@@ -7,8 +7,7 @@ import base64
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -27,6 +26,8 @@ _ISSUED_TOKENS = frozenset({"bearer", "n_a", "dpop"})
 
 CALLERS = 1024
 """Callers' tokens whose exchanged ones are kept."""
+_AT_ONCE = 16
+"""Exchanges that a token endpoint is asked for at a time."""
 
 
 class Client:
@@ -159,23 +160,31 @@ class ClientCredentials:
 class _Exchange:
     """Mints tokens for one subject token."""
 
-    def __init__(self, settings: TokenExchange, endpoint: TokenEndpoint, subject: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        settings: TokenExchange,
+        endpoint: TokenEndpoint,
+        subject: Callable[[], Awaitable[bytes]],
+        turns: asyncio.Semaphore,
+    ) -> None:
         self.place = endpoint.place
         self.timeout = settings.timeout.total_seconds()
         self._settings = settings
         self._endpoint = endpoint
         self._subject = subject
+        self._turns = turns
 
     async def mint(self, held: Lease | None) -> Lease:  # noqa: ARG002
-        subject: bytes = await self._subject()
-        return await self._endpoint.token(
-            {
-                "grant_type": _EXCHANGE,
-                "subject_token": subject.decode("ascii", "replace"),
-                "subject_token_type": self._settings.subject_token_type,
-                "requested_token_type": self._settings.requested_token_type,
-            }
-        )
+        subject = await self._subject()
+        async with self._turns:
+            return await self._endpoint.token(
+                {
+                    "grant_type": _EXCHANGE,
+                    "subject_token": subject.strip().decode("ascii", "replace"),
+                    "subject_token_type": self._settings.subject_token_type,
+                    "requested_token_type": self._settings.requested_token_type,
+                }
+            )
 
     async def revoke(self, lease: Lease) -> None:
         await self._endpoint.revoke(lease)
@@ -188,7 +197,7 @@ def workload_exchange(settings: TokenExchange, secret: Source | None, key: Sourc
     """The source that exchanges the gate's own token."""
     place = f"token_exchange {settings.token_url}"
     endpoint = TokenEndpoint(settings, place, Client(settings, place, secret, key))
-    return Leased(_Exchange(settings, endpoint, workload.read))
+    return Leased(_Exchange(settings, endpoint, workload.read, asyncio.Semaphore()))
 
 
 class CallerExchange:
@@ -205,6 +214,7 @@ class CallerExchange:
         self._settings = settings
         self._endpoint = TokenEndpoint(settings, self.place, Client(settings, self.place, secret, key))
         self._kept: OrderedDict[bytes, Leased] = OrderedDict()
+        self._turns = asyncio.Semaphore(_AT_ONCE)
         self._closing: set[asyncio.Task[None]] = set()
         self._away: CredentialError | None = None
         self._away_until = float("-inf")
@@ -245,7 +255,7 @@ class CallerExchange:
         async def subject() -> bytes:
             return token
 
-        kept = self._kept[digest] = Leased(_Exchange(self._settings, self._endpoint, subject))
+        kept = self._kept[digest] = Leased(_Exchange(self._settings, self._endpoint, subject, self._turns))
         if len(self._kept) > CALLERS:
             _, oldest = self._kept.popitem(last=False)
             task = asyncio.get_running_loop().create_task(oldest.close())

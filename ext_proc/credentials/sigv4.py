@@ -124,7 +124,10 @@ class Signer:
                 )
             return self._head(leaving, _UNSIGNED_CHUNKS, [])[0]
         if body is not None:
-            return self._head(leaving, hashlib.sha256(body).hexdigest() if body else _EMPTY, [])[0]
+            extra = []
+            if self._s3 and body and not _first(leaving, "content-length"):
+                extra.append(("content-length", str(len(body)).encode()))  # S3 takes none without
+            return self._head(leaving, hashlib.sha256(body).hexdigest() if body else _EMPTY, extra)[0]
         if not self._s3:
             raise _unsignable(
                 413,

@@ -197,6 +197,10 @@ def test_a_body_without_a_length_is_refused(setting: Setting) -> None:
     status, body = setting.call("aws-s3", "PUT", "/bucket/endless", pieces, chunked=True, transfer_encoding="chunked")
     assert (status, json.loads(body)["reason"]) == (411, "credential.unsignable")
     assert "/bucket/endless" not in setting.amazon.bodies
+    pieces = (b"x" * 1000 for _ in range(20))
+    status, _ = setting.call("aws-s3", "PUT", "/bucket/awaited", pieces, chunked=True, transfer_encoding="chunked")
+    assert status == 200
+    assert setting.amazon.bodies["/bucket/awaited"] == b"x" * 20_000, "its length is known once it was awaited"
 
 
 def test_other_services_below_a_path(setting: Setting) -> None:
