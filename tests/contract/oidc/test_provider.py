@@ -23,6 +23,7 @@ CALLBACK = "http://localhost/callback"
 @pytest.fixture
 def provider() -> Iterator[str]:
     with warnings.catch_warnings(record=True):  # Authlib deprecates on import, and insists on showing it
+        warnings.simplefilter("ignore")  # it does not where another test has imported it before
         import oidc_provider_mock
 
     with oidc_provider_mock.run_server_in_thread() as server:
