@@ -58,7 +58,7 @@ class _Reader:
         self._section, self._at = key, []
         self._servers = None
         if key == "openapi":
-            self.document[key] = value.strip("'\"")
+            self.document[key] = _scalar(value)
         elif key in ("servers", "paths"):
             if value:
                 raise _Unusual
@@ -91,7 +91,7 @@ class _Reader:
                 self._servers = self._path[_block(key, value)] = []
         elif self._operation is not None:
             if key == "operationId":
-                self._operation[key] = value.strip("'\"")
+                self._operation[key] = _scalar(value)
             elif key == "servers":
                 self._servers = self._operation[_block(key, value)] = []
 
@@ -100,7 +100,7 @@ class _Reader:
             return
         key, value = _split(rest.removeprefix("-").lstrip(" "), strict=False)
         if key == "url":
-            self._servers.append({"url": value.strip("'\"")})
+            self._servers.append({"url": _scalar(value)})
 
 
 def _split(rest: str, *, strict: bool = True) -> tuple[str, str]:
@@ -119,6 +119,13 @@ def _split(rest: str, *, strict: bool = True) -> tuple[str, str]:
     if strict and value[:1] in ("&", "*", "!"):
         raise _Unusual
     return key.strip(), value
+
+
+def _scalar(value: str) -> str:
+    """A value on one line."""
+    if not value or value[0] in "|>&*!" or (value[0] in "'\"" and value[-1] != value[0]):
+        raise _Unusual
+    return value.strip("'\"")
 
 
 def _block(key: str, value: str) -> str:

@@ -63,7 +63,7 @@ def _walk(frame: Frame, document: Any, into: _Index) -> None:
         value, listed = pending.pop()
         below: list[tuple[Any, bool]] = []
         if type(value) is dict:
-            frame.charge(3 + 2 * len(value))
+            frame.charge(1 + len(value) // 2)
             widget = listed
             for key, child in value.items():
                 name = key.casefold()
@@ -82,7 +82,7 @@ def _walk(frame: Frame, document: Any, into: _Index) -> None:
             if widget:
                 into.widgets.append(value)
         elif type(value) is list:
-            frame.charge(2 + len(value))
+            frame.charge(1 + len(value) // 4)
             below = [(item, listed) for item in value if type(item) in (dict, list, str)]
         elif type(value) is str:
             read = _read(frame, value)

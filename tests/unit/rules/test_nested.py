@@ -1,0 +1,83 @@
+import json
+from typing import Any
+
+import pytest
+
+from ext_proc.expressions import BudgetExceeded, compile_expression
+from ext_proc.expressions.types import DYN
+from ext_proc.rules.nested import POLICY_FUNCTIONS
+
+BAD = {"definition": {"type": "iframe"}}
+IFRAMES = compile_expression(
+    "widgets(json).exists(w, w.definition.type == 'iframe')", {"json": DYN}, POLICY_FUNCTIONS, folding=True
+)
+
+
+def group(*widgets: Any, kind: str = "group") -> dict[str, Any]:
+    return {"definition": {"type": kind, "widgets": list(widgets)}}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"widgets": [BAD]},
+        {"widgets": [group(BAD)]},
+        {"widgets": [group(group(group(BAD)))]},
+        {"Widgets": [{"Definition": {"TYPE": "iframe"}}]},
+        {"data": {"attributes": {"cells": [{"type": "notebook_cells", "attributes": BAD}]}}},
+        {"data": [{"attributes": {"widgets": [BAD]}}]},
+        {"widgets": [{"definition": {"type": "split_group", "source_widget_definition": {"type": "iframe"}}}]},
+        {"widgets": [{"definition": {"type": "powerpack", "group_widget": group(BAD)}}]},
+        {"widgets": [{"definition": json.dumps({"type": "iframe"})}]},
+        {"widgets": json.dumps([BAD])},
+        {"dashboard": "  " + json.dumps({"widgets": json.dumps([group(BAD)])})},
+        {"widgets": [{"definition": [{"type": "note"}, {"type": "iframe"}]}]},
+        {"widgets": [[[BAD]]]},
+        [BAD],
+        BAD,
+        json.dumps(BAD),
+    ],
+)
+def test_wherever_a_widget_is_nested(document: Any) -> None:
+    assert IFRAMES.holds({"json": document}) is True
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        [],
+        {"widgets": []},
+        {"widgets": [{"definition": {"type": "note", "content": "an iframe: {not json"}}]},
+        {"title": "iframe", "description": "[iframe]"},
+        {"type": "iframe"},
+    ],
+)
+def test_what_is_no_such_widget(document: Any) -> None:
+    assert IFRAMES.holds({"json": document}) is False
+
+
+def test_widgets_come_in_their_order_and_once() -> None:
+    expression = compile_expression("widgets(json).map(w, w.id)", {"json": DYN}, POLICY_FUNCTIONS)
+    inner = {"id": 3, "definition": {"type": "note"}}
+    document = {"widgets": [{"id": 1, "definition": {}}, {"id": 2, **group(inner)}, {"id": 4, "definition": {}}]}
+    assert expression.evaluate({"json": document}) == [1, 2, 3, 4]
+
+
+def test_a_document_is_walked_once_and_costs_the_same_each_time() -> None:
+    document = {"widgets": [BAD] * 3, "note": json.dumps({"q": ["x", ""]})}
+    empty = compile_expression("find(json, 'Q').exists(q, '' in q)", {"json": DYN}, POLICY_FUNCTIONS)
+    memo: dict[Any, Any] = {}
+    least = next(n for n in range(1000) if _enough(empty, document, n, {}))
+    assert not _enough(empty, document, least - 1, memo)
+    assert empty.holds({"json": document}, 1000, memo)
+    assert len(memo) == 1
+    assert not _enough(empty, document, least - 1, memo)
+    assert _enough(empty, document, least, memo)
+
+
+def _enough(expression: Any, document: Any, budget: int, memo: dict[Any, Any]) -> bool:
+    try:
+        return bool(expression.holds({"json": document}, budget, memo))
+    except BudgetExceeded:
+        return False
