@@ -123,7 +123,7 @@ def _split(rest: str, *, strict: bool = True) -> tuple[str, str]:
 
 def _scalar(value: str) -> str:
     """A value on one line."""
-    if not value or value[0] in "|>&*!" or (value[0] in "'\"" and value[-1] != value[0]):
+    if not value or value[0] in "|>&*![{" or (value[0] in "'\"" and value[-1] != value[0]):
         raise _Unusual
     return value.strip("'\"")
 

@@ -23,6 +23,8 @@ class _Index:
     widgets: list[Any] = field(default_factory=list)
     members: dict[str, list[Any]] = field(default_factory=dict)
     cost: int = 0
+    complete: bool = False
+    """False where the budget was used up on the way: then `cost` is what did not suffice."""
 
 
 def widgets(frame: Frame, document: Any) -> list[Any]:
@@ -45,14 +47,16 @@ def find(frame: Frame, document: Any, name: Any) -> list[Any]:
 def _indexed(frame: Frame, document: Any) -> _Index:
     """The index of a document; where it was made before, at the same price."""
     known: _Index | None = frame.memo.get(id(document))
-    if known is not None and known.document is document:
+    if known is not None and known.document is document and (known.complete or frame.left < known.cost):
         frame.charge(known.cost)
         return known
     before = frame.left
-    made = _Index(document)
-    _walk(frame, document, made)
-    made.cost = before - frame.left
-    frame.memo[id(document)] = made
+    made = frame.memo[id(document)] = _Index(document)
+    try:
+        _walk(frame, document, made)
+        made.complete = True
+    finally:
+        made.cost = before - frame.left
     return made
 
 
@@ -63,7 +67,7 @@ def _walk(frame: Frame, document: Any, into: _Index) -> None:
         value, listed = pending.pop()
         below: list[tuple[Any, bool]] = []
         if type(value) is dict:
-            frame.charge(1 + len(value) // 2)
+            frame.charge(1 + len(value))
             widget = listed
             for key, child in value.items():
                 name = key.casefold()
