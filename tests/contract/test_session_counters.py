@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
+
 from ext_proc.config import Config
 from ext_proc.decision import Deny
 from ext_proc.errors import HubError
@@ -72,12 +74,9 @@ async def test_rates_of_obligations(tmp_path: Path) -> None:
 
 async def test_without_the_hub_an_enforced_rule_lets_nothing_pass(tmp_path: Path) -> None:
     client = HubClient(settings(tmp_path))
-    try:
+    with pytest.raises(HubError) as caught:
         await stage(client, WRITES).run(request(), b"")
-    except HubError as fault:
-        assert fault.reason == "hub.unavailable"
-    else:
-        raise AssertionError("it passed")
+    assert caught.value.reason == "hub.unavailable"
     observed = await stage(client, {**WRITES, "mode": "observe"}).run(request(), b"")
     assert isinstance(observed, Authorized)
     assert "hub" in str(observed.hits[0].values["uninspectable"])
