@@ -1,5 +1,5 @@
-"""Writes docs/configuration.md from the configuration's models, docs/cli.md from the commands' own help, and
-docs/reasons.md from the code that refuses.
+"""Writes docs/configuration.md from the configuration's models, docs/cli.md from the commands' own help,
+docs/reasons.md from the code that refuses, and the tables of docs/policies.md from the schema and the functions.
 
     python docs/generate.py
 
@@ -18,6 +18,9 @@ from typer.cli import get_docs_for_click
 
 from ext_proc.cli.root import app
 from ext_proc.config import base, json_schema, scalars
+from ext_proc.expressions import Overload
+from ext_proc.rules import facts
+from ext_proc.rules.nested import POLICY_FUNCTIONS
 
 HERE = Path(__file__).parent
 _INTRODUCTION = """\
@@ -244,7 +247,35 @@ def _text(node: ast.expr) -> str:
     return ""
 
 
+def policies() -> str:
+    """docs/policies.md, with its tables of facts and functions."""
+    about = facts.paths(facts.REQUEST_SCHEMA) | facts.paths(facts.RESPONSE_SCHEMA)
+    rows = ["| fact | type | what it is |\n|---|---|---|\n"]
+    for path, kind in about.items():
+        if path.startswith("session.window."):
+            continue
+        where = " (response rules only)" if path.startswith("response.") else ""
+        rows.append(f"| `{path}` | {kind} | {facts.DOCS[path]}{where} |\n")
+    rows.append("| `session.window.calls`, ... | int | the same, over the last `sessions.window` |\n")
+    calls = ["| function | gives | what it does |\n|---|---|---|\n"]
+    for function in POLICY_FUNCTIONS.values():
+        forms = dict.fromkeys(_form(function.name, o) for o in function.overloads)
+        results = dict.fromkeys(str(o.result) for o in function.overloads)
+        calls.append(f"| {', '.join(f'`{f}`' for f in forms)} | {' or '.join(results)} | {function.doc} |\n")
+    text = (HERE / "policies.md").read_text(encoding="utf-8")
+    for name, lines in (("facts", rows), ("functions", calls)):
+        before, _, rest = text.partition(f"<!-- {name} -->\n")
+        text = f"{before}<!-- {name} -->\n{''.join(lines)}<!-- /{name} -->{rest.partition(f'<!-- /{name} -->')[2]}"
+    return text
+
+
+def _form(name: str, overload: Overload) -> str:
+    called = f"{name}({', '.join(map(str, overload.parameters))})"
+    return called if overload.target is None else f"{overload.target}.{called}"
+
+
 if __name__ == "__main__":
+    (HERE / "policies.md").write_text(policies(), encoding="utf-8")
     (HERE / "reasons.md").write_text(reasons(), encoding="utf-8")
     (HERE / "configuration.md").write_text(configuration(), encoding="utf-8")
     (HERE / "cli.md").write_text(cli(), encoding="utf-8")

@@ -232,6 +232,8 @@ class Compiler:
                 return lambda frame: _at_least(left(frame), right(frame), frame)
             case "in" if isinstance(node.right, ListOf) and all(isinstance(i, Literal) for i in node.right.items):
                 return _in_literals(left, [i.value for i in node.right.items if isinstance(i, Literal)])
+            case "in" if self._folding:
+                return lambda frame: _in_other_case(left(frame), right(frame), frame)
         compute = _ARITHMETIC[node.operator]
         return lambda frame: compute(left(frame), right(frame), frame)
 
@@ -315,6 +317,17 @@ def _at_most(a: Any, b: Any, frame: Frame) -> bool:
 
 def _at_least(a: Any, b: Any, frame: Frame) -> bool:
     return less(b, a, frame) or bool(a == b)
+
+
+def _in_other_case(needle: Any, container: Any, frame: Frame) -> bool:
+    """`in`, where a map has a name in whatever letters."""
+    if contained(needle, container, frame):
+        return True
+    if not isinstance(container, dict) or type(needle) is not str:
+        return False
+    frame.charge(len(container) // 4)
+    folded = needle.casefold()
+    return any(type(name) is str and name.casefold() == folded for name in container)
 
 
 def _in_literals(left: Closure, values: list[Any]) -> Closure:

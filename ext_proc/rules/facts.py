@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -133,6 +134,11 @@ class Facts(dict[str, Any]):
             self._unreadable[path] = str(why)
             raise
         return value
+
+    def gather(self, path: str) -> None:
+        """Make a fact before a rule asks for it. That it cannot be read, the rule will hear."""
+        with contextlib.suppress(FactUnreadable):
+            self[path]
 
     def raw(self, side: str) -> bytes:
         """The body of `request` or `response`."""

@@ -111,15 +111,18 @@ class Policies:
                 return result
 
     def deciding(self, facts: Facts) -> Generator[None, None, Deny | Decided]:
-        """As `decide`, pausing between rules where the body is large. Each rule has its own budget, so between two
-        pauses lies the reading of the body, or at most one rule."""
+        """As `decide`, pausing before each rule where the body is large. Each rule has its own budget, so between two
+        pauses lies the reading of the body, or one rule."""
         exchange, hits = facts.exchange, []
         denied: Deny | None = None
         held: list[Rule] = []
         owed: list[Rule] = []
         large = facts.request is not None and facts.request.body is not None and len(facts.request.body) > LARGE
-        for n, rule in enumerate(self._requests(exchange.connection, exchange.method, exchange.path)):
-            if large and n:
+        rules = self._requests(exchange.connection, exchange.method, exchange.path)
+        if large and any("request.json" in rule.looks_at for rule in rules):
+            facts.gather("request.json")
+        for rule in rules:
+            if large:
                 yield
             judgement = rule.judge(facts)
             if not judgement.matched and not judgement.uninspectable:

@@ -44,7 +44,7 @@ def test_what_is_masked_and_why_it_is_withheld() -> None:
     assert (masked.mask_json, masked.detectors) == (("$.items[*].mail",), True)
     assert not decide("/x", {"items": []}, MAILS, SECRETS).detectors
     withheld = decide("/x", b"x" * 200, LARGE)
-    assert (withheld.reason, withheld.policy, withheld.message) == ("policy.withheld", "large", "too much at once")
+    assert (withheld.reason, withheld.policy, withheld.message) == ("response.withheld", "large", "too much at once")
     unread = decide("/x", None, MAILS)
     assert (unread.action, unread.reason) == ("withhold", "policy.uninspectable")
     observed = decide("/x", b"x" * 200, {**LARGE, "mode": "observe"})
