@@ -216,6 +216,7 @@ def _grants(provider: Provider) -> tuple[type[Any], ...]:
 
     class Endpoint(DeviceAuthorizationEndpoint):
         CLIENT_AUTH_METHODS = ("none",)
+        INTERVAL = 1
 
         def get_verification_uri(self) -> str:
             return f"{provider.url}/activate"

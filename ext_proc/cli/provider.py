@@ -9,7 +9,6 @@ import base64
 import hashlib
 import json
 import secrets
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,17 +16,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-import urllib3
-
 from ext_proc.cli.sign_in import Kept, claims_of
 from ext_proc.errors import IdentityError
 from ext_proc.oidc.fetch import discovery_url
-from ext_proc.web import is_allowed_url
+from ext_proc.web import WebError, is_allowed_url, send
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _TIMEOUT_S = 15
 _PATIENCE_S = 300
-_MAX_ANSWER = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,36 +191,26 @@ class _Callback(HTTPServer):
 
 
 def _ask(method: str, url: str, fields: Mapping[str, str] | None, ca_file: str | None) -> tuple[int, dict[str, Any]]:
-    if not is_allowed_url(url):
-        raise IdentityError("login.provider", f"{url[:200]!r} is neither https nor http on loopback")
+    form = {"content-type": "application/x-www-form-urlencoded"}
     try:
-        with urllib3.PoolManager(ssl_context=ssl.create_default_context(cafile=ca_file), retries=False) as pool:
-            answer = pool.request(
-                method,
-                url,
-                body=None if fields is None else urlencode(fields).encode(),
-                headers={
-                    "accept": "application/json",
-                    "user-agent": "douane",
-                    **({} if fields is None else {"content-type": "application/x-www-form-urlencoded"}),
-                },
-                timeout=_TIMEOUT_S,
-                redirect=False,
-                preload_content=False,
-            )
-            try:
-                found = json.loads(answer.read(_MAX_ANSWER))
-            finally:
-                answer.close()
-    except (urllib3.exceptions.HTTPError, OSError, ValueError, RecursionError) as error:
-        host = urlsplit(url).netloc
+        answer = send(
+            method,
+            url,
+            deadline=time.monotonic() + _TIMEOUT_S,
+            headers=None if fields is None else form,
+            body=None if fields is None else urlencode(fields).encode(),
+            ca_file=ca_file,
+        )
+        found = json.loads(answer.body)
+    except (WebError, ValueError, RecursionError) as error:
+        why = str(error) if isinstance(error, WebError) else "it answers no JSON"
         raise IdentityError(
             "login.provider",
-            f"the provider at {host} does not answer as it must: {type(error).__name__}",
+            f"the provider at {urlsplit(url).netloc} cannot be asked: {why}",
             remedy="Check approvals.sign_in.issuer and the network.",
         ) from None
     if not isinstance(found, dict):
-        raise IdentityError("login.provider", f"the provider at {urlsplit(url).netloc} answered no JSON object")
+        raise IdentityError("login.provider", f"the provider at {urlsplit(url).netloc} answers no JSON object")
     return answer.status, found
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from ext_proc.config.addresses import is_loopback, overlap, split_listen, split_url
+from ext_proc.config.check_approvals import approvals
 from ext_proc.config.check_credentials import credentials
 from ext_proc.config.check_policies import operations, policies
 from ext_proc.config.json_path import parse as parse_json_path
@@ -36,6 +37,7 @@ def check(config: Config) -> Iterator[Problem]:
         _grants,
         policies,
         operations,
+        approvals,
         _masking,
         _responses,
     )

@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ext_proc.errors import ApprovalError, DouaneError, IdentityError
+from ext_proc.errors import ApprovalError
 from ext_proc.hub.approvals.feed import feed
 from ext_proc.hub.approvals.shown import in_full, in_short
 from ext_proc.hub.approvals.sign_in import WhoAsks
 from ext_proc.hub.approvals.states import State, may_see
 from ext_proc.hub.approvals.waiting import Approvals
-from ext_proc.hub.approvals.web import SAFE, Origins
+from ext_proc.hub.approvals.web import SAFE, Handler, Origins, guarded
 from ext_proc.pb import hub_pb2
 
 MAX_COMMENT = 2000
@@ -41,34 +40,20 @@ _STATES: dict[str, tuple[State, ...]] = {
     **{str(state): (state,) for state in State},
 }
 
-Handler = Callable[[Request], Awaitable[Response]]
-
 
 def routes(approvals: Approvals, who_asks: WhoAsks, origins: Origins) -> list[Route]:
     """`origins` says from where browsers may ask."""
     api = _Api(approvals, who_asks)
 
-    def guarded(handler: Handler) -> Handler:
-        async def answer(request: Request) -> Response:
-            try:
-                origins.check_name(request)
-                origins.check_page(request)
-                return await handler(request)
-            except DouaneError as error:
-                return _refusal(error)
-            except sqlite3.Error:
-                return _refusal(
-                    ApprovalError("hub.disk", "the hub's disk cannot be used now", http_status=503, retryable=True)
-                )
-
-        return answer
+    def route(path: str, handler: Handler, method: str = "GET") -> Route:
+        return Route(f"/api/approvals{path}", guarded(handler, origins), methods=[method])
 
     return [
-        Route("/api/approvals", guarded(api.listed), methods=["GET"]),
-        Route("/api/approvals/events", guarded(api.events), methods=["GET"]),
-        Route("/api/approvals/{id}", guarded(api.one), methods=["GET"]),
-        Route("/api/approvals/{id}/approve", guarded(api.approve), methods=["POST"]),
-        Route("/api/approvals/{id}/deny", guarded(api.deny), methods=["POST"]),
+        route("", api.listed),
+        route("/events", api.events),
+        route("/{id}", api.one),
+        route("/{id}/approve", api.approve, "POST"),
+        route("/{id}/deny", api.deny, "POST"),
     ]
 
 
@@ -188,14 +173,6 @@ def _number(request: Request, name: str, otherwise: int, most: int) -> int:
 
 def _answer(body: dict[str, Any]) -> Response:
     return JSONResponse(body, headers=SAFE)
-
-
-def _refusal(error: DouaneError) -> Response:
-    body = {"reason": error.reason, "message": error.message, "remedy": error.remedy}
-    headers = dict(SAFE)
-    if isinstance(error, IdentityError) and error.http_status == 401:
-        headers["www-authenticate"] = "Bearer"
-    return JSONResponse(body, status_code=error.http_status, headers=headers)
 
 
 def _bad(what: str, why: str) -> ApprovalError:

@@ -34,7 +34,8 @@ MAX_PATH = 64 << 10
 MAX_JSON = 256 << 10
 MAX_TIME_S = 30 * 86400
 _MAX_REQUIREMENTS = 32
-_MAX_APPROVERS = 64
+_MAX_APPROVERS = 256
+_MAX_QUORUM = 100
 _APPROVER = re.compile(r"(group|user):.{1,256}|local")
 _NAMES = ("gate", "connection", "upstream", "operation", "issuer", "subject", "session_label", "method", "message")
 
@@ -161,8 +162,8 @@ def _requirements_problem(request: hub_pb2.HoldRequest) -> str:
     for one in request.requirements:
         if not 0 < len(one.policy) <= MAX_TEXT or not 0 < len(one.approvers) <= _MAX_APPROVERS:
             return f"a requirement has a policy and 1 to {_MAX_APPROVERS} approvers"
-        if not 0 < one.quorum <= _MAX_APPROVERS:
-            return f"a quorum is 1 to {_MAX_APPROVERS}"
+        if not 0 < one.quorum <= _MAX_QUORUM:
+            return f"a quorum is 1 to {_MAX_QUORUM}"
         for approver in one.approvers:
             if not _APPROVER.fullmatch(approver):
                 return f"approvers are group:NAME, user:NAME or {LOCAL}"

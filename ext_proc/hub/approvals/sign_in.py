@@ -16,7 +16,7 @@ from starlette.routing import Route
 from ext_proc.config.models import Issuer
 from ext_proc.errors import ApprovalError, IdentityError
 from ext_proc.hub.approvals.states import LOCAL, Approver
-from ext_proc.hub.approvals.web import SAFE, Origins
+from ext_proc.hub.approvals.web import SAFE, Origins, guarded
 from ext_proc.oidc import KeySets, Verifier
 
 if TYPE_CHECKING:
@@ -77,15 +77,14 @@ class SignedIn:
     def route(self, origins: Origins) -> Route:
         """`GET /api/sign-in`: where and how to sign in, for `douane login --hub URL`. No secret."""
 
-        async def answer(request: Request) -> Response:
-            origins.check_name(request)
+        async def answer(_request: Request) -> Response:
             found = self._settings
             if found is None:
                 return JSONResponse({}, headers=SAFE)
             told = {"issuer": found.issuer, "client_id": found.client_id, "scopes": found.scopes}
             return JSONResponse({**told, "user_claim": found.user_claim}, headers=SAFE)
 
-        return Route("/api/sign-in", answer, methods=["GET"])
+        return Route("/api/sign-in", guarded(answer, origins), methods=["GET"])
 
     async def close(self) -> None:
         await self._keysets.close()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import sqlite3
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from ext_proc.config.addresses import is_loopback, split_listen
-from ext_proc.errors import ApprovalError
+from ext_proc.errors import ApprovalError, DouaneError
 
 SAFE = {
     "cache-control": "no-store",
@@ -26,6 +29,35 @@ PAGE = {
     "x-frame-options": "DENY",
 }
 """Headers of a page: it may style itself, and nothing else."""
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def guarded(handler: Handler, origins: Origins) -> Handler:
+    """The handler behind `origins`; what is raised is answered as JSON: `{"reason", "message", "remedy"}`."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            origins.check_name(request)
+            origins.check_page(request)
+            return await handler(request)
+        except DouaneError as error:
+            return _refusal(error)
+        except sqlite3.Error:
+            return _refusal(
+                ApprovalError("hub.disk", "the hub's disk cannot be used now", http_status=503, retryable=True)
+            )
+
+    return answer
+
+
+def _refusal(error: DouaneError) -> Response:
+    body = {"reason": error.reason, "message": error.message, "remedy": error.remedy}
+    headers = dict(SAFE)
+    if error.http_status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(body, status_code=error.http_status, headers=headers)
 
 
 class Origins:
