@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 
 from ext_proc.hub import rows
+from ext_proc.hub.approvals import history
 from ext_proc.hub.assembler import Assembler
 from ext_proc.hub.attempts import Finished, Gate, JournalKey, LoadedConfig, Ref
 from ext_proc.hub.chain import Chains
@@ -21,6 +22,7 @@ from ext_proc.pb.journal_pb2 import Event
 from ext_proc.spool import frames
 
 if TYPE_CHECKING:
+    from ext_proc.hub.approvals.history import History
     from ext_proc.hub.replica import Replica, Replicas
 
 log = logging.getLogger(__name__)
@@ -41,11 +43,12 @@ _PROGRESS_S = 5.0
 class Entries:
     """Call `turn` again and again. OSError and sqlite3.Error end this life."""
 
-    def __init__(self, replicas: Replicas, outbox: Outbox, max_decoded: int) -> None:
-        """Blocking."""
+    def __init__(self, replicas: Replicas, outbox: Outbox, max_decoded: int, history: History | None = None) -> None:
+        """Blocking. `history` has begun."""
         self._replicas = replicas
         self._outbox = outbox
         self._max_decoded = max_decoded
+        self._history = history
         self._assembler = Assembler()
         self._chains = Chains(outbox.hub_id, outbox.heads())
         self._configs = outbox.configs()
@@ -85,6 +88,7 @@ class Entries:
             self._assembler.watermark(Gate(writer, gate), slot, slots, watermark_us, max(heard_us, started_us))
         self._assembler.settle(time.time_ns() // 1000)
         await self._enter()
+        await self._enter_approvals()
         longest = _BATCH_BEHIND_S if behind else _BATCH_S if self._draft.rows < _BUSY_ROWS else _BATCH_BUSY_S
         if self._draft.rows:
             due = now or time.monotonic() - self._oldest_row >= longest
@@ -176,6 +180,17 @@ class Entries:
         self._progress.configs.append(name)
         self._draft.add("configs", rows.CONFIGS, rows.config(loaded))
 
+    async def _enter_approvals(self) -> None:
+        if self._history is None:
+            return
+        rows_of_events = await self._history.rows()
+        if rows_of_events and not self._draft.rows:
+            self._oldest_row = time.monotonic()
+        for row in rows_of_events:
+            self._draft.add(history.TABLE, history.COLUMNS, row)
+        if rows_of_events:
+            self._progress.approvals = self._history.position
+
     def _part(self, ref: Ref) -> bytes:
         """The data of a part that the assembler did not keep in memory."""
         try:
@@ -204,6 +219,8 @@ class Entries:
         await asyncio.to_thread(_forget, lows)
         for gate, entered in progress.entered.items():
             self._assembler.remember(gate, entered.until_us, tuple(entered.ids))
+        if self._history is not None and progress.approvals is not None:
+            self._history.entered(progress.approvals)
         self._draft = self._outbox.draft()
         self._progress = Progress()
         self._moved.clear()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ext_proc.errors import StoreError
 from ext_proc.hub import schema
+from ext_proc.hub.approvals.history import History
 from ext_proc.hub.clickhouse import ClickHouse
 from ext_proc.hub.entries import Entries
 from ext_proc.hub.outbox import Outbox
@@ -24,6 +25,7 @@ from ext_proc.hub.writer import Writer
 
 if TYPE_CHECKING:
     from ext_proc.config.models import Config
+    from ext_proc.hub.approvals import Approvals
     from ext_proc.hub.replica import Replicas
 
 log = logging.getLogger(__name__)
@@ -43,8 +45,11 @@ class _Run:
 class Ledger:
     """`run` it until cancelled. It hears of new data by `replicas.on_data`."""
 
-    def __init__(self, replicas: Replicas, config: Config, *, password: str = "") -> None:
-        """`password` is the value of `store.password`, for a ClickHouse server."""
+    def __init__(
+        self, replicas: Replicas, config: Config, *, password: str = "", approvals: Approvals | None = None
+    ) -> None:
+        """`password` is the value of `store.password`, for a ClickHouse server. The history of `approvals` is entered,
+        too."""
         self._replicas = replicas
         self._path = Path(config.hub.path)
         self._max_decoded = config.recording.max_decoded
@@ -52,6 +57,9 @@ class Ledger:
         self._layout = schema.Layout(self._clickhouse.database, config.recording.retention, config.store.cluster)
         self._woken = asyncio.Event()
         replicas.on_data = self.wake
+        self._approvals = approvals
+        if approvals is not None:
+            approvals.on_event = self.wake
         self._draining = False
         self._drained = asyncio.Event()
         self._trouble = "starting"
@@ -114,7 +122,11 @@ class Ledger:
         return run.writer.health()
 
     async def _live(self, outbox: Outbox, started_us: int) -> None:
-        entries = await asyncio.to_thread(Entries, self._replicas, outbox, self._max_decoded)
+        history = None
+        if self._approvals is not None:
+            history = History(self._approvals)
+            await history.begin(await asyncio.to_thread(outbox.approvals))
+        entries = await asyncio.to_thread(Entries, self._replicas, outbox, self._max_decoded, history)
         run = self._run = _Run(outbox, entries, Writer(outbox, self._clickhouse))
         run.writer.wake()
         async with asyncio.TaskGroup() as tasks:

@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS journals (
 CREATE TABLE IF NOT EXISTS entered (writer TEXT, gate TEXT, until_us INTEGER NOT NULL, ids BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS entered_until ON entered (writer, gate, until_us);
 CREATE TABLE IF NOT EXISTS configs (writer TEXT, gate TEXT, digest TEXT, PRIMARY KEY (writer, gate, digest));
+CREATE TABLE IF NOT EXISTS approvals (one INTEGER PRIMARY KEY CHECK (one = 1), registry TEXT, number INTEGER);
 """
 _OPEN = struct.Struct("<16sQ")
 
@@ -87,6 +88,8 @@ class Progress:
     """As `Assembler.forget` gave it."""
     configs: list[tuple[Gate, str]] = field(default_factory=list)
     """Digests that have their row now."""
+    approvals: tuple[str, int] | None = None
+    """The registry of approvals, and its last event that has its row now."""
 
 
 class Draft:
@@ -185,6 +188,12 @@ class Outbox:
         with self._lock:
             return {(Gate(row[0], row[1]), row[2]) for row in self._db.execute("SELECT * FROM configs")}
 
+    def approvals(self) -> tuple[str, int]:
+        """The registry of approvals, and its last event that has a row."""
+        with self._lock:
+            row = self._db.execute("SELECT registry, number FROM approvals").fetchone()
+        return (row[0], row[1]) if row else ("", 0)
+
     # In.
 
     def draft(self) -> Draft:
@@ -230,6 +239,8 @@ class Outbox:
                 "INSERT OR IGNORE INTO configs VALUES (?, ?, ?)",
                 [(gate.writer, gate.name, digest) for gate, digest in progress.configs],
             )
+            if progress.approvals is not None:
+                db.execute("INSERT OR REPLACE INTO approvals VALUES (1, ?, ?)", progress.approvals)
         self._next = draft.next_number
 
     # Out.

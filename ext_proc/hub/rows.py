@@ -1,18 +1,23 @@
-"""Finished exchanges as rows, in ClickHouse's RowBinary: columns in order, integers little endian, strings behind
-their length as LEB128 (https://clickhouse.com/docs/interfaces/formats/RowBinary).
-
-An encoder of our own, because a batch must be the same bytes whenever it is sent, and because the encoded columns are
-what the hash chain covers. The types are those of `migrations/`; tests/clickhouse holds the two together.
-"""
+"""Finished exchanges as rows. The types are those of `migrations/`; tests/clickhouse holds the two together."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ext_proc.hub.bodies import NOTHING, Read, Stored, store
+from ext_proc.hub.rowbinary import EMPTY as _EMPTY
+from ext_proc.hub.rowbinary import SHORT as _SHORT
+from ext_proc.hub.rowbinary import data as _bytes
+from ext_proc.hub.rowbinary import size as _size
+from ext_proc.hub.rowbinary import text as _text
+from ext_proc.hub.rowbinary import texts as _texts
+from ext_proc.hub.rowbinary import time as _time
+from ext_proc.hub.rowbinary import uint32 as _uint32
+from ext_proc.hub.rowbinary import uint64 as _uint64
+from ext_proc.hub.rowbinary import uuid as _uuid
+from ext_proc.hub.rowbinary import word as _word
 
 if TYPE_CHECKING:
     from ext_proc.hub.attempts import Attempt, Finished, LoadedConfig
@@ -38,54 +43,9 @@ EXCHANGES = (*HASHED[RECORD_VERSION], "req_body", "resp_body", "req_text", "resp
 BODY_PARTS = ("exchange_id", "chain_id", "ts", "direction", "n", "data")
 CONFIGS = ("ts", "writer", "gate", "digest", "origin", "text")
 
-_LAST_US = 4_102_444_800_000_000
-"""2100-01-01: a gate's clock may be wrong, but no row may be one that ClickHouse refuses."""
-
-_q = struct.Struct("<q").pack
-_Q = struct.Struct("<Q").pack
 _H = struct.Struct("<H").pack
-_I = struct.Struct("<I").pack
 _IQQQ = struct.Struct("<IQQQ").pack
-_SHORT = [bytes([n]) for n in range(128)]
-_EMPTY = b"\0"
 _NIL = bytes(16)
-
-
-def _size(n: int) -> bytes:
-    """LEB128."""
-    if n < 128:
-        return _SHORT[n]
-    out = bytearray()
-    while n > 127:
-        out.append(n & 127 | 128)
-        n >>= 7
-    out.append(n)
-    return bytes(out)
-
-
-def _bytes(value: bytes) -> bytes:
-    n = len(value)
-    return _SHORT[n] + value if n < 128 else _size(n) + value
-
-
-def _text(value: str) -> bytes:
-    return _bytes(value.encode()) if value else _EMPTY
-
-
-def _uuid(value: bytes) -> bytes:
-    """Two little-endian halves, the high one first."""
-    value = value if len(value) == 16 else value[:16].rjust(16, b"\0")
-    return value[7::-1] + value[:7:-1]
-
-
-def _time(at_us: int) -> bytes:
-    return _q(min(max(at_us, 0), _LAST_US))
-
-
-@lru_cache(4096)
-def _word(value: str) -> bytes:
-    """A text that recurs from row to row."""
-    return _text(value)
 
 
 def _headers(headers: Collection[pb.Header]) -> bytes:
@@ -107,10 +67,6 @@ def _masked(masks: Collection[pb.Mask]) -> bytes:
         out.append(_text(mask.detector))
         out.append(_text(mask.fingerprint))
     return b"".join(out)
-
-
-def _texts(values: Collection[str]) -> bytes:
-    return b"".join([_size(len(values)), *map(_text, values)]) if values else _EMPTY
 
 
 def _rules(hits: Collection[pb.RuleHit]) -> bytes:
@@ -141,7 +97,7 @@ def exchange(finished: Finished, chains: Chains, *, read: Read, add_part: Callab
                 return NOTHING
 
             def spill(n: int, data: bytes) -> None:
-                add_part(prefix + _SHORT[direction] + _I(n) + _bytes(data))
+                add_part(prefix + _SHORT[direction] + _uint32(n) + _bytes(data))
 
             coding = b""
             if b"\x10content-encoding" in headers:
@@ -198,7 +154,7 @@ def _canonical(
         _uuid(finished.exchange_id),
         _time(at_us),
         _word(chain_id),
-        _Q(seq),
+        _uint64(seq),
         _EMPTY,  # tenant: an installation has one until tenants are configured
         _word(finished.gate.writer),
         _word(finished.gate.name),
@@ -224,7 +180,7 @@ def _canonical(
         out.append(b"\x04deny" + _text(reason) + _EMPTY * 4)
     out.append(_H(min(status, 65535)))
     out.append(_word(finished.outcome))
-    out.append(_Q(_duration_us(finished, at_us)))
+    out.append(_uint64(_duration_us(finished, at_us)))
     out.append(_word(details))
     out.append(_word(head.upstream_address) if head is not None else _EMPTY)
     out.append(_word(opened.config_digest) if opened is not None else _EMPTY)
@@ -232,7 +188,7 @@ def _canonical(
         trailers = attempt.trailers[direction] if attempt is not None else None
         out.append(headers)
         out.append(_headers(trailers.trailers) if trailers is not None else _EMPTY)
-        out.append(_Q(stored.size))
+        out.append(_uint64(stored.size))
         out.append(stored.sha256)
         out.append(_SHORT[stored.form])
     masks = attempt.masks if attempt is not None else access.masks if access is not None else ()

@@ -19,7 +19,7 @@ from ext_proc.errors import StoreError
 _FILE = re.compile(r"^(\d{4})_([a-z0-9_]+)\.sql$")
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _DAYS = re.compile(r"toIntervalDay\((\d+)\)")
-_EXPIRING = ("exchanges", "body_parts")
+_EXPIRING = ("exchanges", "body_parts", "approvals")
 
 # How many of the last batches ClickHouse knows again, for each partition. A hub sends the one that it is not sure of
 # first; the rest is room for other hubs. On replicas the window has a time as well: a hub may be off for that long.

@@ -88,7 +88,7 @@ async def serve(config: Config) -> None:
         replicas = await asyncio.to_thread(Replicas, path)
         authority = await asyncio.to_thread(Authorities.open, path)
         password = await asyncio.to_thread(read_once, config.store.password) if config.store.password else b""
-        ledger = Ledger(replicas, config, password=password.decode())
+        ledger = Ledger(replicas, config, password=password.decode(), approvals=authority.approvals)
         conditions = {"ledger": _ledger(ledger), "gate": _gate(Path(config.gate.run_dir))}
         faces = Faces(config, authority.approvals, conditions)
         tasks = {

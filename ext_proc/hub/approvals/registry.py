@@ -77,6 +77,7 @@ class Registry:
 
     def __init__(self, path: Path) -> None:
         self._room = Room()
+        self._forgotten = 0
         self._commits = Commits(path, SCHEMA, durable=True, on_loss=self._room.unknown)
 
     # Requests that wait.
@@ -302,6 +303,9 @@ class Registry:
         return after
 
     def _forget(self, db: sqlite3.Connection, entered: int) -> None:
+        if entered <= self._forgotten:
+            return
+        self._forgotten = entered
         closed = db.execute(
             "SELECT id, size, (SELECT max(number) FROM events WHERE approval_id = id) FROM approvals"
             " WHERE closed_us > 0 ORDER BY closed_us DESC"

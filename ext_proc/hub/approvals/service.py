@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -67,14 +68,13 @@ class HoldService:
         self._actors = actors
         self._page = page
 
-    async def hold(
-        self, request: hub_pb2.HoldRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[hub_pb2.HoldState]:
+    async def hold(self, request: hub_pb2.HoldRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Hold. See hub.proto for what ends it."""
         try:
             asked = self._asked(request, self._writer_of(context))
-            async for heard in self._approvals.hold(asked):
-                yield self._state(heard)
+            async with contextlib.aclosing(self._approvals.hold(asked)) as states:
+                async for heard in states:
+                    await context.write(self._state(heard))
         except ApprovalError as error:
             await context.abort(_CODES[error.reason], f"{error.reason}: {error.message}")
         except TakenOverError:

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from ext_proc.exchange import now_us
@@ -69,7 +69,7 @@ class Approvals:
         """How many requests wait now."""
         return len(self._calls)
 
-    async def hold(self, asked: Asked) -> AsyncIterator[Heard]:
+    async def hold(self, asked: Asked) -> AsyncGenerator[Heard, None]:
         """What becomes of the request, until it is granted or over, for as long as it waits. Leaving early leaves the
         approval open.
 
@@ -124,8 +124,8 @@ class Approvals:
                 for approval, ticket in over:
                     self._tell(approval, ticket)
                 if over:
-                    await self.registry.forget(self.entered)
                     continue
+                await self.registry.forget(self.entered)
             except sqlite3.Error as error:
                 log.error("approvals cannot be written: %s", error)
                 await asyncio.sleep(_AGAIN_S)

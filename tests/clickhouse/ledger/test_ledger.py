@@ -242,4 +242,4 @@ async def test_a_retention_that_changed_is_applied_at_the_next_start(open_hub, c
         await asyncio.to_thread(schema.migrate, clickhouse, replace(layout, retention=timedelta(days=days)))
         sql = "SELECT name FROM system.tables WHERE database = {db:String} AND position(engine_full, {ttl:String}) > 0"
         found = clickhouse.query(sql, {"db": clickhouse.database, "ttl": f"toIntervalDay({days})"})
-        assert sorted(row["name"] for row in found) == ["body_parts", "exchanges"]
+        assert sorted(row["name"] for row in found) == ["approvals", "body_parts", "exchanges"]

@@ -9,6 +9,7 @@ import pytest
 
 from ext_proc.errors import StoreError
 from ext_proc.hub import rows, schema
+from ext_proc.hub.approvals import history
 from ext_proc.hub.schema import Layout, Migration, migrate, migrations
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -49,7 +50,12 @@ def test_the_tables_have_the_columns_that_rows_writes():
             columns = by_table[added[1]]
             at = columns.index(added[3]) + 1
             by_table[added[1]] = (*columns[:at], added[2], *columns[at:])
-    assert by_table == {"exchanges": rows.EXCHANGES, "body_parts": rows.BODY_PARTS, "configs": rows.CONFIGS}
+    assert by_table == {
+        "exchanges": rows.EXCHANGES,
+        "body_parts": rows.BODY_PARTS,
+        "configs": rows.CONFIGS,
+        history.TABLE: history.COLUMNS,
+    }
 
 
 def test_an_unknown_placeholder_is_an_error():
