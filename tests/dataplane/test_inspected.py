@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import signal
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ CLIENT = {"masking": {"response": "client"}}
 SECRET = b"ghp_" + b"a1B2c3D4e5F6" * 3
 HTML = ("content-type", "text/html")
 GZIP = ("content-encoding", "gzip")
-HALF, REST = asyncio.Event(), asyncio.Event()
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n"
 
 ANSWERS = {
@@ -50,39 +50,47 @@ ANSWERS = {
 }
 
 
-async def script(request: wire.Wire) -> bool:
-    await request.body()
-    path = request.target
-    if path == "/head":
-        await request.send(wire.HEAD)
-    elif path == "/reset":
-        await request.send(wire.answer(body=b"x").replace(b"length: 1", b"length: 9"))
-        await asyncio.sleep(0.05)
-        request.reset()
-        return False
-    elif path == "/slow":
-        await request.send(ANSWERS["/secret"][:-10])
-        HALF.set()
-        await REST.wait()
-        REST.clear()
-        await request.send(ANSWERS["/secret"][-10:])
-    elif path == "/events":
-        await request.send(CHUNKED + b"content-type: text/event-stream\r\n\r\n")
-        for event in (b"data: one\n\n", b"data: " + SECRET + b"\n\n"):
-            await request.send(b"%x\r\n%b\r\n" % (len(event), event))
-            await request.reader.read(1)  # until the client has it
-        await request.send(b"0\r\n\r\n")
-    elif path == "/ws":
-        await request.send(
-            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n\x81\x28" + SECRET
-        )
-        await request.send(b"\x81\x01 ")
-        await request.reader.read(1)
-        return False
-    else:
-        await request.send(ANSWERS[path])
-        return not path.endswith("close")
-    return True
+@dataclass
+class Site:
+    """The upstream. `/slow` says when a half of it was sent, and sends the rest when told."""
+
+    half: asyncio.Event = field(default_factory=asyncio.Event)
+    rest: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def script(self, request: wire.Wire) -> bool:
+        await request.body()
+        path = request.target
+        if path == "/head":
+            await request.send(wire.HEAD)
+        elif path == "/reset":
+            await request.send(wire.answer(body=b"x").replace(b"length: 1", b"length: 9"))
+            await asyncio.sleep(0.05)
+            request.reset()
+            return False
+        elif path == "/slow":
+            await request.send(ANSWERS["/secret"][:-10])
+            self.half.set()
+            await self.rest.wait()
+            self.rest.clear()
+            await request.send(ANSWERS["/secret"][-10:])
+        elif path == "/events":
+            await request.send(CHUNKED + b"content-type: text/event-stream\r\n\r\n")
+            for event in (b"data: one\n\n", b"data: " + SECRET + b"\n\n"):
+                await request.send(b"%x\r\n%b\r\n" % (len(event), event))
+                await request.reader.read(1)  # until the client has it
+            await request.send(b"0\r\n\r\n")
+        elif path == "/ws":
+            await request.send(
+                b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n\x81\x28"
+                + SECRET
+            )
+            await request.send(b"\x81\x01 ")
+            await request.reader.read(1)
+            return False
+        else:
+            await request.send(ANSWERS[path])
+            return not path.endswith("close")
+        return True
 
 
 async def fetch(port: int, path: str, method: str = "GET", headers: str = "", *, until: bytes = b"") -> bytes:
@@ -129,7 +137,8 @@ UNCHANGED = [path for path in ANSWERS if "secret" not in path and "large/" not i
 
 
 async def test_on_the_real_envoy(tmp_path: Path, issuer: LoopbackIssuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with gate(tmp_path, issuer, monkeypatch, script, streaming=False, **CLIENT) as running:
+    site = Site()
+    async with gate(tmp_path, issuer, monkeypatch, site.script, streaming=False, **CLIENT) as running:
         for path in UNCHANGED:
             assert parsed(await through(running, path)) == parsed(ANSWERS[path]), path
         assert parsed(await through(running, "/head", "HEAD")) == parsed(wire.HEAD)
@@ -141,7 +150,8 @@ async def test_on_the_real_envoy(tmp_path: Path, issuer: LoopbackIssuer, monkeyp
         await withheld(running)
         await interactive(running)
         await early_ends(running)
-        await modes_by_route(running)
+        await modes_by_route(running, site)
+        await by_rules(running)
 
 
 async def masked(running: Gate) -> None:
@@ -213,18 +223,37 @@ async def early_ends(running: Gate) -> None:
     running.written()
 
 
-async def modes_by_route(running: Gate) -> None:
+async def modes_by_route(running: Gate, site: Site) -> None:
     """An answer that is on its way while the route's mode changes ends in the mode in which it began."""
     for change, former in (("ledger", "client"), ("client", "ledger")):
-        HALF.clear()
+        site.half.clear()
         slow = asyncio.create_task(through(running, "/slow"))
-        await HALF.wait()
+        await site.half.wait()
         await running.reload(masking={"response": change})
         assert (SECRET in await through(running, "/secret")) is (change == "ledger")
-        REST.set()
+        site.rest.set()
         assert (SECRET in await slow) is (former == "ledger")
         events = await running.ended(2)
         assert [e.response_verdict.decision for e in events if e.HasField("response_verdict")] == ["mask"]
+
+
+async def by_rules(running: Gate) -> None:
+    """No client is spared anything by default here: only policies look."""
+    when = "response.headers['content-type'][0] == 'application/json' && 'k' in response.json"
+    policies = [
+        {"name": "no-keys", "effect": "withhold", "when": f"'content-type' in response.headers && {when}"},
+        {"name": "failures", "effect": "flag", "when": "response.status == 418"},
+    ]
+    await running.reload(masking={"response": "ledger"}, policies=policies)
+    assert refusal(await through(running, "/secret")) == (403, "response.withheld")
+    events = await running.ended()
+    (head,) = [e.response_head for e in events if e.HasField("response_head")]
+    assert (head.status, b'{"k": "[MASKED' in body_of(events)) == (200, True)
+    for path in UNCHANGED:
+        assert parsed(await through(running, path)) == parsed(ANSWERS[path]), path
+    events = await running.ended(len(UNCHANGED))
+    hits = [hit.policy for e in events for hit in e.response_verdict.hits]
+    assert hits == ["failures"]
 
 
 def body_of(events: list[journal_pb2.Event]) -> bytes:
@@ -236,18 +265,17 @@ def body_of(events: list[journal_pb2.Event]) -> bytes:
 async def test_a_worker_that_is_killed_while_it_holds_an_answer_shows_none_of_it(
     tmp_path: Path, issuer: LoopbackIssuer
 ) -> None:
-    async with wire.raw(script) as upstream, contextlib.AsyncExitStack() as stack:
+    site = Site()
+    async with wire.raw(site.script) as upstream, contextlib.AsyncExitStack() as stack:
         up = stack.enter_context(douane_up(tmp_path, issuer.url, upstream.url, wait=False, **CLIENT))
         await asyncio.to_thread(up.ready)
         key = f"dd-api-key: {issuer.token()}\r\n"
-        HALF.clear()
         waiting = asyncio.create_task(fetch(up.port, "/slow", headers=key))
-        await HALF.wait()
+        await site.half.wait()
         await asyncio.sleep(0.2)  # so that the half has reached a worker
         for pid in up.pids()["worker"]:
             os.kill(pid, signal.SIGKILL)
         assert refusal(await waiting) == (503, "gate.unavailable")
-        REST.clear()
         for _ in range(60):  # until another worker is there
             if b"[MASKED:github" in await fetch(up.port, "/secret", headers=key):
                 break
