@@ -129,6 +129,16 @@ policies:
     approvers: [local]
     wait: 10m
 """
+LOOKED_INTO = (
+    RULE
+    + """\
+  - name: no-keys
+    match: {connection: datadog}
+    effect: withhold
+    when: "has(response.json.api_key)"
+masking: {response: client}
+"""
+)
 
 
 @contextmanager
@@ -154,6 +164,11 @@ def douane(upstream: int, workers: int, durability: str = "process", *, policies
         group.start("douane", command, cwd=ROOT, env={"BENCH_API_KEY": REAL_KEY})
         wait_ready(f"http://127.0.0.1:{ports['console']}/readyz", group)
         yield Running(f"http://127.0.0.1:{ports['listen']}", group, [f"dd-api-key: {token}"])
+
+
+def inspected(upstream: int, workers: int) -> AbstractContextManager[Running]:
+    """The same, and each response is awaited, a rule reads its JSON, and the client is spared what is masked."""
+    return douane(upstream, workers, policies=LOOKED_INTO)
 
 
 @contextmanager
@@ -185,5 +200,6 @@ def available() -> list[Subject]:
     if binary := tools.noop_go():
         found.append(Subject("noop-go", "Envoy + Go server that does nothing", noop_go(binary)))
     found.append(Subject("douane", "Douane, everything on", douane))
+    found.append(Subject("douane-inspected", "Douane, and responses are looked into", inspected))
     found.append(Subject("mitmproxy", "mitmproxy, header and flow file", mitmproxy))
     return found

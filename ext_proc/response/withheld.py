@@ -13,13 +13,13 @@ OVERLOADED = Deny(
     remedy="Look at the upstream before trying again.",
 )
 UNREADABLE = Deny(
-    UNINSPECTABLE,
+    "policy.uninspectable",
     "the response must be masked for the client, and it cannot be decoded, or is a part of a document",
     http_status=502,
     remedy="The request was carried out. Ask for the whole document, in identity, gzip, deflate, br or zstd.",
 )
 NO_PATHS = Deny(
-    UNINSPECTABLE,
+    "policy.uninspectable",
     "a policy masks JSON paths in the response, which comes as events, gRPC or an upgraded stream",
     http_status=502,
     remedy="Ask for a plain JSON response, or ask the operator.",
@@ -29,9 +29,20 @@ NO_PATHS = Deny(
 def withheld_by(decision: ResponseDecision) -> Deny | None:
     if decision.action != "withhold":
         return None
-    status = 502 if decision.reason == UNINSPECTABLE else 403
-    remedy = "The request was carried out; ask the operator what may be seen of its response."
-    return Deny(decision.reason, decision.message, http_status=status, policy=decision.policy, remedy=remedy)
+    if decision.reason == UNINSPECTABLE:
+        return Deny(
+            "policy.uninspectable",
+            decision.message,
+            http_status=502,
+            policy=decision.policy,
+            remedy="The request was carried out. Ask for less, for plain JSON, or ask the operator.",
+        )
+    return Deny(
+        "response.withheld",
+        decision.message or f"the policy {decision.policy} withholds the response",
+        policy=decision.policy,
+        remedy="The request was carried out; ask the operator what may be seen of its response.",
+    )
 
 
 def too_large(limit: int) -> Deny:

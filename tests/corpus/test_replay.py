@@ -36,14 +36,18 @@ DATA = {
     "client": "datadog-client.jsonl.gz",
     "terraform": "datadog-terraform.jsonl.gz",
     "official": "datadog-client.jsonl.gz",
+    "flagged": "datadog-client.jsonl.gz",
 }
-PAIRS = {"client": 2486, "terraform": 6220}
+"""`flagged` is `client` with a policy that looks at each response, so that none passes before it was seen."""
+PAIRS = {"client": 2486, "flagged": 2486, "terraform": 6220}
 RUNS: dict[str, tuple[str, int, dict[str, bool]]] = {
     "client": ("client", 1, {}),
     "client, gzip": ("client", 1, {"accept_gzip": True}),
     "client, chunked": ("client", 1, {"chunked_request": True}),
     "client, zstd1": ("client", 1, {"zstd1": True}),
     "client, 8 workers": ("client", 8, {}),
+    "flagged": ("flagged", 8, {}),
+    "flagged, gzip": ("flagged", 8, {"accept_gzip": True}),
     "terraform": ("terraform", 1, {}),
     "terraform, 8 workers": ("terraform", 8, {}),
     "terraform, all at once": ("terraform", 8, {"accept_gzip": True, "chunked_request": True, "zstd1": True}),
@@ -144,6 +148,8 @@ def border(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
             }
             for name, port in zip(upstreams, free_ports(len(upstreams)), strict=True)
         }
+        look = "response.status < 300 && response.json != null && response.size > 0"
+        flag = {"name": "look", "match": {"connection": "flagged"}, "effect": "flag", "when": look}
         grant = {"issuer": "github", "if": "claims.repository_id == '74'"}
         douane = stack.enter_context(
             douane_up(
@@ -152,6 +158,7 @@ def border(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
                 "http://127.0.0.1:9",
                 gate={"workload_token_file": "./pod-token"},
                 connections=connections,
+                policies=[flag],
                 grants=[grant | {"name": "all", "allow": {name: ["everything"] for name in connections}}],
             )
         )
@@ -194,6 +201,16 @@ def test_every_pair_passes_unchanged_and_is_one_row(
         held.row(row, pairs[replayed])
     assert times_seen == dict.fromkeys(pairs, 1)
     assert held.differences == []
+    query = "SELECT response_decision, count(), countIf(has(rules.policy, 'look')) FROM exchanges"
+    looked = border.auditor.query(
+        f"{query} WHERE subject = {{run:String}} GROUP BY 1", parameters={"run": run}
+    ).result_rows
+    if connection == "flagged":
+        ((decision, _, flagged),) = looked
+        assert decision == "pass"
+        assert flagged > 1500
+    else:
+        assert looked == [("", len(pairs), 0)]
     with capsys.disabled():
         print(f"\n{run}: {driven['rps']} requests/s, {time.monotonic() - began:.0f} s; {held.share}")
 

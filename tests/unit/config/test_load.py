@@ -170,6 +170,9 @@ BAD: list[tuple[str, Callable[[], str], str, int, str]] = [
     ("masked for clients and streamed", lambda: swap("masking: {", "masking: {response: client, ")().replace(
         "    listen: 127.0.0.1:15002\n", "    listen: 127.0.0.1:15002\n    body: stream\n"),
      "config.response_stream", 30, "body: inspect"),
+    ("a rule over what is streamed", lambda: swap("masking: {", "  - {name: look, effect: flag}\nmasking: {")().replace(
+        "    listen: 127.0.0.1:15002\n", "    listen: 127.0.0.1:15002\n    body: stream\n"),
+     "config.response_stream", 30, "match.connection"),
     ("workload without token", swap("[dd-api-key, authorization]}", "[dd-api-key], require: both}"),
      "config.workload_token", 10, "workload_token_file"),
     ("store: not a URL", swap("embedded:./var/store", "sqlite:x"), "config.store_url", 2, "embedded:"),
