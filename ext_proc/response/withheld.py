@@ -32,7 +32,7 @@ def withheld_by(decision: ResponseDecision) -> Deny | None:
     if decision.reason == UNINSPECTABLE:
         return Deny(
             "policy.uninspectable",
-            decision.message,
+            decision.message or "a policy failed to look at the response",
             http_status=502,
             policy=decision.policy,
             remedy="The request was carried out. Ask for less, for plain JSON, or ask the operator.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,13 @@ def test_routes_and_rules_agree(policies: list[dict[str, Any]], expected: set[st
         assert inspected(config) == found
         rules = Policies(config)
         assert {name for name in connections if rules.has_response_rules(name)} == expected
+
+
+def test_the_page_is_read() -> None:
+    """The example of docs/response-rules.md, in a configuration that has what it names."""
+    page = (Path(__file__).parents[3] / "docs" / "response-rules.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    whole = example.replace("datadog: {", "datadog: {listen: 127.0.0.1:1, upstream: https://x.example, ")
+    config = parse(f"version: 1\n{whole}", "douane.yaml", Path("/")).config
+    assert [rule.policy.effect for rule in Policies(config).rules] == ["flag", "mask", "withhold"]
+    assert config.connections["datadog"].max_inspect_response == 4 << 20
