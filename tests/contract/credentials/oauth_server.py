@@ -148,7 +148,7 @@ class OAuthServer:
         self._http = make_server("127.0.0.1", 0, app, threaded=True)
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         server.register_client_auth_method("private_key_jwt", ByAssertion())
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def __enter__(self) -> OAuthServer:
         return self
