@@ -59,6 +59,10 @@ def parse(source: str) -> Node:
     """The tree of one expression. ExpressionError where it is none, or too large."""
     if len(source) > MAX_LENGTH:
         raise ExpressionError(f"is longer than {MAX_LENGTH} characters", 0, "Split it.")
+    try:
+        source.encode()
+    except UnicodeEncodeError as error:
+        raise NotCelError("half a character", error.start) from None
     parser = _Parser(tokens(source))
     root = parser.expression()
     parser.expect("end")

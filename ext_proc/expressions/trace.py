@@ -129,6 +129,7 @@ def shown(value: Any) -> Any:
     if isinstance(value, int):
         return int(value) if abs(value) < 2**63 else str(value)[:MAX_CHARACTERS]
     if isinstance(value, str):
+        value = value if value.isascii() else value.encode("utf-8", "replace").decode()  # JSON may have half characters
         return value if len(value) <= MAX_CHARACTERS else f"{value[:MAX_CHARACTERS]}... ({len(value)} characters)"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
@@ -139,5 +140,5 @@ def shown(value: Any) -> Any:
     if isinstance(value, TypeValue):
         return value.name
     if isinstance(value, list) and len(value) <= 4 and all(isinstance(v, str) and len(v) <= 40 for v in value):
-        return list(value)
+        return [shown(v) for v in value]
     return f"a {'list' if isinstance(value, list) else 'map'} of {len(value)}"

@@ -1,6 +1,8 @@
 """What callers send cannot make an expression take long: whatever it loops over ends in BudgetExceeded."""
 
+import random
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,3 +123,25 @@ def test_long_chains_of_and_and_or_are_fine() -> None:
     source = " || ".join(f"json.a == {n}" for n in range(400))
     assert compile_expression(source, SCHEMA).evaluate({"json": {"a": 399}}) is True
     assert compile_expression(source, SCHEMA).evaluate({"json": {"a": 400}}) is False
+
+
+def test_no_text_makes_it_fail_in_another_way() -> None:
+    """Corner cases with characters taken out, put in and swapped: an error of the language, or a value."""
+    chance = random.Random(9)
+    corners = (Path(__file__).parent / "corners.txt").read_text(encoding="utf-8").splitlines()
+    facts = {"x": {"n": 1, "tags": ["a"], "none": [], "widgets": [{}]}, "y": 5}
+    schema = dict.fromkeys(facts, DYN)
+    compiled = 0
+    for _ in range(3_000):
+        text = list(chance.choice(corners) or "1")
+        for _ in range(chance.randrange(1, 4)):
+            at = chance.randrange(len(text) + 1)
+            text[at : at + chance.randrange(2)] = chance.choice("()[]{}'\"\\.,?:!-+*&|=<>`/ 019eux\x00\u20ac\ud800")
+        try:
+            expression = compile_expression("".join(text), schema)
+            compiled += 1
+            expression.evaluate(facts)
+            expression.trace(facts)
+        except (ExpressionError, EvaluationError, BudgetExceeded):
+            continue
+    assert compiled > 100

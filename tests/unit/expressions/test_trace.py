@@ -65,7 +65,11 @@ def test_the_values_that_decided(source: str, values: dict[str, Any] | None) -> 
         assert found == values
 
 
-def test_values_are_few_and_short() -> None:
+def test_values_are_few_short_and_utf8() -> None:
+    half = compile_expression("request.json.a == '?' || 'x' in request.json.l", SCHEMA).trace(
+        {"request.json": {"a": "\ud800", "l": ["\udfff", "x"]}}
+    )
+    assert half == {"request.json.l": ["?", "x"]}
     long = compile_expression("request.json.title.startsWith('x')", SCHEMA).trace(FACTS)
     assert len(long["request.json.title"]) < MAX_CHARACTERS + 40
     many = " && ".join(f"request.json.tags[{n % 2}] != '{n}' && request.json['tags'].size() > {-n}" for n in range(40))
