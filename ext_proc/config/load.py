@@ -10,9 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from ext_proc.config.check import check
+from ext_proc.config.expand import expand
 from ext_proc.config.explain import explain, raise_all
 from ext_proc.config.models import Config
 from ext_proc.config.positions import Positions, YamlPath, read, show
+from ext_proc.config.problems import Problem
 from ext_proc.errors import ConfigError
 
 MAX_BYTES = 1 << 20  # it travels to the workers and into the ledger as one message
@@ -23,7 +25,7 @@ _SECTIONS: tuple[YamlPath, ...] = (("store",), ("hub",), ("gate",), ("recording"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A valid configuration. Every path in `config` is absolute.
+    """A valid configuration. Every path in `config` is absolute, and its policies include those of its packs.
 
     `text` is the file as UTF-8 without a byte order mark and with \\n line ends; `digest` is its SHA-256 in hex,
     which exchanges carry and the ledger's `configs` explain. `path` is where it came from.
@@ -34,6 +36,8 @@ class Loaded:
     digest: str
     path: Path
     positions: Positions = field(repr=False, compare=False)
+    origins: tuple[YamlPath, ...] = field(default=(), repr=False, compare=False)
+    """Where each of the policies is written down: in `policies`, or in the pack's use."""
 
     def where(self, *path: str | int) -> str:
         """`file:line:column` of a YAML path, for faults that only a later step can see."""
@@ -52,14 +56,26 @@ class Loaded:
     def _written(self, parts: list[str]) -> YamlPath:
         path: list[str | int] = []
         for n, part in enumerate(parts):
-            if n == 1 and parts[0] in ("grants", "policies"):
-                names = [rule.name for rule in getattr(self.config, parts[0])]
+            if n == 1 and parts[0] == "policies":
+                return self._policy(".".join(parts[1:]))
+            if n == 1 and parts[0] == "grants":
+                names = [grant.name for grant in self.config.grants]
                 if part not in names:
                     break
                 path.append(names.index(part))
             elif (*path, part) in self.positions.keys:
                 path.append(part)
         return tuple(path)
+
+    def _policy(self, place: str) -> YamlPath:
+        """A policy's place, and below it what is written down of `NAME.KEY...`. Names of packs' policies have a dot."""
+        for n, policy in enumerate(self.config.policies):
+            if place == policy.name or place.startswith(f"{policy.name}."):
+                path = self.origins[n]
+                for part in place[len(policy.name) + 1 :].split("."):
+                    path = (*path, part) if (*path, part) in self.positions.keys else path
+                return path
+        return ()
 
 
 def load(path: Path, snapshot: Path | None = None) -> Loaded:
@@ -102,15 +118,24 @@ def parse(text: str, origin: str, base_dir: Path) -> Loaded:
     except ValidationError as error:
         raise_all(_in_order(explain(error, data, positions)))
         raise  # explain() never returns nothing
+    config, origins, faults = expand(config)
+    problems = [*faults, *(_at_origin(problem, origins) for problem in check(config))]
     raise_all(
         _in_order(
             [
                 ConfigError(p.reason, f"{show(p.path)}: {p.message}", where=positions.where(p.path), remedy=p.remedy)
-                for p in check(config)
+                for p in problems
             ]
         )
     )
-    return Loaded(config, text, hashlib.sha256(text.encode()).hexdigest(), Path(origin), positions)
+    return Loaded(config, text, hashlib.sha256(text.encode()).hexdigest(), Path(origin), positions, origins)
+
+
+def _at_origin(problem: Problem, origins: tuple[YamlPath, ...]) -> Problem:
+    match problem.path:
+        case ("policies", int(n), *below):
+            return problem._replace(path=(*origins[n], *below))
+    return problem
 
 
 def json_schema() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from ext_proc.config.approvals import Approvals, HoldAnswer
 from ext_proc.config.base import Model
 from ext_proc.config.credentials import Credential
+from ext_proc.config.packs import PackUse
 from ext_proc.config.policies import Operations, Policy, Sessions
 from ext_proc.config.scalars import (
     Duration,
@@ -231,6 +232,8 @@ class Config(Model):
     """Who may do what; everything else is denied."""
     policies: tuple[Policy, ...] = ()
     """What is refused, held or bound to obligations even where a grant allows it."""
+    packs: tuple[PackUse, ...] = ()
+    """Ready policies for an API, which come after your own (docs/packs.md)."""
     sessions: Sessions = Sessions()
     """What counts as a session's recent past."""
     approvals: Approvals = Approvals()

@@ -43,6 +43,13 @@ class Operations(Model):
     """Names of your own: lists of `METHOD PATH`, as in scopes. They go before the document's."""
 
 
+class PackedOperations(Operations):
+    """With the names that packs bring, for what neither a document nor `patterns` name. Not for douane.yaml."""
+
+    fallback: dict[OperationName, tuple[str, ...]]
+    """Names of packs: lists of `METHOD PATH`."""
+
+
 class RuleMatch(Model):
     """Which requests a rule looks at; every key given must fit."""
 

@@ -38,10 +38,16 @@ def widgets(frame: Frame, document: Any) -> list[Any]:
 
 
 def find(frame: Frame, document: Any, name: Any) -> list[Any]:
-    """The values of every member of that name, at any depth, whatever its letter case, also in JSON inside strings."""
-    if type(name) is not str:
+    """The values of every member of that name, at any depth, whatever its letter case, also in JSON inside strings.
+    Of a list of names all values, those of the first name first, for the price of one."""
+    if type(name) is str:
+        return _indexed(frame, document).members.get(name.casefold(), [])
+    if type(name) is not list or not all(type(one) is str for one in name):
         raise no_overload("find()", document, name)
-    return _indexed(frame, document).members.get(name.casefold(), [])
+    members = _indexed(frame, document).members
+    found = [value for one in dict.fromkeys(map(str.casefold, name)) for value in members.get(one, [])]
+    frame.charge(len(name) + len(found) // 8)
+    return found
 
 
 def _indexed(frame: Frame, document: Any) -> _Index:
@@ -124,9 +130,9 @@ POLICY_FUNCTIONS: Functions = {
     ),
     "find": Function(
         "find",
-        (Overload(None, (DYN, STRING), list_of(DYN)),),
+        (Overload(None, (DYN, STRING), list_of(DYN)), Overload(None, (DYN, list_of(STRING)), list_of(DYN))),
         find,
-        "the values of every member of that name, at any depth, whatever its letter case",
+        "the values of every member of that name, or of one of several, at any depth, whatever its letter case",
     ),
 }
 """What policies may call."""

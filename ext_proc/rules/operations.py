@@ -1,7 +1,8 @@
 """Names for requests: from a connection's OpenAPI document and its own patterns.
 
 Where two fit one request, the more literal path has it (`/dashboard/lists` before `/dashboard/{id}`), and then a method
-before `*`. Own patterns and the document are asked apart; a request's name is the own one where there is one.
+before `*`. Own patterns, the document and packs are asked apart, in this order; the first that knows the request names
+it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from ext_proc.config import Config, Connection
 from ext_proc.config.openapi import operations as read_openapi
+from ext_proc.config.policies import PackedOperations
 from ext_proc.errors import ConfigError
 from ext_proc.rules.scopes import Scopes, parse
 
@@ -56,6 +58,11 @@ class Operations:
             for requests in (document, settings.patterns):
                 for operation, patterns in requests.items():
                     self._requests[operation] = (*self._requests.get(operation, ()), *patterns)
+            if isinstance(settings, PackedOperations):
+                # A pack must not widen what a scope's `operation NAME` has stood for without it.
+                packed = {name: r for name, r in settings.fallback.items() if name not in self._requests}
+                self._requests.update(packed)
+                sources.append(_Source(packed, f"{place} of a pack"))
         self._sources = sources
 
     @property
