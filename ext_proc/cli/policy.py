@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ext_proc.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, load_config
-from ext_proc.cli.output import cell, print_json, table, visible
+from ext_proc.cli.output import cell, print_json, print_rows, table, visible
 
 if TYPE_CHECKING:
     from ext_proc.config import Loaded
@@ -68,6 +68,52 @@ def explain(
         raise typer.BadParameter("a request has a method and a URL", param_hint="URL")
     name = _connection(loaded, connection)
     _show_request(policies, _facts(policies, name, method, url, body, header or [], claim or []), as_json=as_json)
+
+
+@app.command()
+def packs(
+    name: Annotated[str | None, typer.Argument(help="A pack; by default all of them.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the packs of policies that come with Douane; of one, its settings and rules.
+
+    `packs` in douane.yaml chooses them (docs/packs.md); `douane policy explain` shows what became of them.
+
+    ```console
+    douane policy packs
+    douane policy packs datadog
+    ```
+    """
+    from ext_proc.config.packs import names
+
+    if name is None:
+        _show_packs(as_json=as_json)
+    elif name in names():
+        _show_pack(name, as_json=as_json)
+    else:
+        raise typer.BadParameter(f"there is no pack {name!r}; known: {', '.join(names())}", param_hint="NAME")
+
+
+def _show_packs(*, as_json: bool) -> None:
+    from ext_proc.config.packs import names, pack
+
+    rows = [{"pack": name, "about": pack(name).about, "rules": len(pack(name).rules)} for name in names()]
+    print_rows(rows, as_json=as_json)
+
+
+def _show_pack(name: str, *, as_json: bool) -> None:
+    from ext_proc.config.packs import HOLD_SETTINGS, pack
+
+    chosen = pack(name)
+    settings = [
+        {"setting": key, "type": one.type, "default": one.default, "about": one.about}
+        for key, one in {**chosen.settings, **HOLD_SETTINGS}.items()
+    ]
+    print_rows(settings, as_json=as_json)
+    if not as_json:
+        typer.echo("")
+    rules = [{"rule": r.name, "effect": r.effect, "mode": r.mode, "why": r.why} for r in chosen.rules]
+    print_rows(rules, as_json=as_json)
 
 
 def described(rule: Rule) -> dict[str, Any]:

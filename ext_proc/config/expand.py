@@ -90,7 +90,7 @@ def _faults(here: YamlPath, use: PackUse, config: Config, taken: set[str]) -> It
     for name, change in use.rules.items():
         if name not in rules:
             yield unknown((*here, "rules", name), "rule", name, rules)
-        elif isinstance(change, RuleChange) and change.effect == "hold" and "approvers" not in use.settings:
+        elif change.effect == "hold" and "approvers" not in use.settings:
             yield Problem(
                 (*here, "rules", name, "effect"),
                 "config.approvers",
@@ -117,7 +117,7 @@ def _policies(use: PackUse, chosen: PackFile) -> Iterator[Policy]:
     }
     for rule in chosen.rules:
         change = use.rules.get(rule.name, RuleChange())
-        if isinstance(change, RuleChange):
+        if change.mode != "off":
             yield _policy(use, chosen, rule, change, settings)
 
 

@@ -13,6 +13,7 @@ from ext_proc.config.check import check
 from ext_proc.config.expand import expand
 from ext_proc.config.explain import explain, raise_all
 from ext_proc.config.models import Config
+from ext_proc.config.packs import HOLD_SETTINGS
 from ext_proc.config.positions import Positions, YamlPath, read, show
 from ext_proc.config.problems import Problem
 from ext_proc.errors import ConfigError
@@ -119,7 +120,7 @@ def parse(text: str, origin: str, base_dir: Path) -> Loaded:
         raise_all(_in_order(explain(error, data, positions)))
         raise  # explain() never returns nothing
     config, origins, faults = expand(config)
-    problems = [*faults, *(_at_origin(problem, origins) for problem in check(config))]
+    problems = dict.fromkeys([*faults, *(_at_origin(problem, origins) for problem in check(config))])
     raise_all(
         _in_order(
             [
@@ -132,9 +133,13 @@ def parse(text: str, origin: str, base_dir: Path) -> Loaded:
 
 
 def _at_origin(problem: Problem, origins: tuple[YamlPath, ...]) -> Problem:
+    """A fault of a pack's policy is one of the pack's use, and of its settings where these are what it is about."""
     match problem.path:
         case ("policies", int(n), *below):
-            return problem._replace(path=(*origins[n], *below))
+            origin = origins[n]
+            if origin[0] == "packs" and below and below[0] in HOLD_SETTINGS:
+                origin = (*origin[:2], "settings")
+            return problem._replace(path=(*origin, *below))
     return problem
 
 

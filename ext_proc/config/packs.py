@@ -13,7 +13,8 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
+from pydantic_core.core_schema import CoreSchema, no_info_before_validator_function
 
 from ext_proc.config.approvals import HoldAnswer
 from ext_proc.config.base import Model
@@ -25,8 +26,18 @@ from ext_proc.config.scalars import Duration, Name, Size
 class RuleChange(Model):
     effect: Literal["deny", "hold"] | None = None
     """Another effect than the pack's."""
-    mode: Literal["enforce", "observe"] | None = None
-    """`observe` records what the rule would have done, and does nothing."""
+    mode: Literal["enforce", "observe", "off"] | None = None
+    """`observe` records what the rule would have done, and does nothing; `off` leaves the rule out."""
+
+
+class _OrOff:
+    """`off` for `{mode: off}`."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_before_validator_function(lambda v: {"mode": v} if v == "off" else v, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"const": "off"}, handler(core)]}
 
 
 class PackUse(Model):
@@ -39,7 +50,7 @@ class PackUse(Model):
     settings: dict[str, Any] = Field(default_factory=dict)
     """The pack's settings (docs/packs.md), and those of all packs: `approvers`, `quorum`, `wait`, `validity`,
     `expires`."""
-    rules: dict[str, Literal["off"] | RuleChange] = Field(default_factory=dict)
+    rules: dict[str, Annotated[RuleChange, _OrOff()]] = Field(default_factory=dict)
     """Changes to single rules: `off`, or another `mode` or `effect`."""
 
     @property

@@ -81,3 +81,20 @@ def _enough(expression: Any, document: Any, budget: int, memo: dict[Any, Any]) -
         return bool(expression.holds({"json": document}, budget, memo))
     except BudgetExceeded:
         return False
+
+
+def test_several_names_are_found_for_the_price_of_one() -> None:
+    document = {"b": 1, "widgets": [{"A": [{"b": 2}]}, {"a": 3}]}
+    both = compile_expression("find(json, ['a', 'B', 'b', 'c'])", {"json": DYN}, POLICY_FUNCTIONS)
+    assert both.evaluate({"json": document}) == [[{"b": 2}], 3, 1, 2]
+    one = compile_expression("find(json, 'a')", {"json": DYN}, POLICY_FUNCTIONS)
+    least = next(n for n in range(1000) if _enough_for(one, document, n))
+    assert _enough_for(both, document, least + 8)
+
+
+def _enough_for(expression: Any, document: Any, budget: int) -> bool:
+    try:
+        expression.evaluate({"json": document}, budget)
+    except BudgetExceeded:
+        return False
+    return True
