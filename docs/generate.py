@@ -1,5 +1,6 @@
 """Writes docs/configuration.md from the configuration's models, docs/cli.md from the commands' own help,
-docs/reasons.md from the code that refuses, and the tables of docs/policies.md from the schema and the functions.
+docs/reasons.md from the code that refuses, the tables of docs/policies.md from the schema and the functions, and those
+of docs/packs.md from the packs.
 
     python docs/generate.py
 
@@ -18,6 +19,7 @@ from typer.cli import get_docs_for_click
 
 from ext_proc.cli.root import app
 from ext_proc.config import base, json_schema, scalars
+from ext_proc.config import packs as pack_files
 from ext_proc.expressions import Overload
 from ext_proc.rules import facts
 from ext_proc.rules.nested import POLICY_FUNCTIONS
@@ -89,6 +91,8 @@ _SECTIONS = (
     ("`policies[].match`", "RuleMatch"),
     ("`policies[].mask`", "RuleMask"),
     ("`policies[].rate`", "RateLimit"),
+    ("`packs[]`", "PackUse"),
+    ("`packs[].rules.RULE`", "RuleChange"),
     ("`sessions`", "Sessions"),
     ("`connections.NAME.operations`", "Operations"),
     ("`connections.NAME.hold`", "HoldAnswer"),
@@ -187,6 +191,40 @@ def _duration(seconds: float) -> str:
     return f"{seconds:g}s"
 
 
+_TABLE = re.compile(r"(?<=^<!-- table: )(\w+) (\w+)( -->\n).*?(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE)
+
+
+def packs() -> str:
+    """docs/packs.md with its tables as the packs have it; the rest of the page is written by hand."""
+    page = (HERE / "packs.md").read_text(encoding="utf-8")
+    return _TABLE.sub(lambda found: f"{found[1]} {found[2]}{found[3]}{_pack_table(found[1], found[2])}", page)
+
+
+def _pack_table(name: str, kind: str) -> str:
+    if kind == "rules":
+        rows = [
+            (f"`{rule.name}`", rule.effect + (", observed" if rule.mode == "observe" else ""), rule.why)
+            for rule in pack_files.pack(name).rules
+        ]
+        return _rows(("rule", "effect", "why"), rows)
+    settings = pack_files.HOLD_SETTINGS if name == "hold" else pack_files.pack(name).settings
+    return _rows(
+        ("setting", "type", "default", "meaning"),
+        [(f"`{key}`", one.type, _setting(one.default), one.about) for key, one in settings.items()],
+    )
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"`[{', '.join(value)}]`" if isinstance(value, list) else f"`{value}`"
+
+
+def _rows(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [names, tuple("---" for _ in names), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 _REASON = re.compile(r"[a-z]+(_[a-z]+)*\.[a-z0-9]+(_[a-z0-9]+)*")
 _REASONS = """\
 # Reasons
@@ -279,3 +317,4 @@ if __name__ == "__main__":
     (HERE / "reasons.md").write_text(reasons(), encoding="utf-8")
     (HERE / "configuration.md").write_text(configuration(), encoding="utf-8")
     (HERE / "cli.md").write_text(cli(), encoding="utf-8")
+    (HERE / "packs.md").write_text(packs(), encoding="utf-8")

@@ -51,9 +51,7 @@ class Guard:
         at: int = NOW_S,
     ) -> Verdict:
         """`send` is `METHOD PATH`, with a query or without. A body that is no bytes is sent as JSON."""
-        facts = self.facts(
-            send, body, connection=connection, headers=headers, claims=claims, session=session, at=at
-        )
+        facts = self.facts(send, body, connection=connection, headers=headers, claims=claims, session=session, at=at)
         return verdict(self.policies.decide(facts))
 
     def facts(

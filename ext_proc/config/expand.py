@@ -103,8 +103,8 @@ def _fault(setting: Setting, written: Any) -> str | None:
     try:
         setting.value(written)
     except ValidationError as error:
-        first = error.errors()[0]
-        return f"{written!r} is not {_WANTED[setting.type].partition(',')[0]} ({first['msg'].removeprefix('Value error, ')})"
+        why = error.errors()[0]["msg"].removeprefix("Value error, ")
+        return f"{written!r} is not {_WANTED[setting.type].partition(',')[0]} ({why})"
     return None
 
 
@@ -121,9 +121,7 @@ def _policies(use: PackUse, chosen: PackFile) -> Iterator[Policy]:
             yield _policy(use, chosen, rule, change, settings)
 
 
-def _policy(
-    use: PackUse, chosen: PackFile, rule: PackRule, change: RuleChange, settings: Mapping[str, Any]
-) -> Policy:
+def _policy(use: PackUse, chosen: PackFile, rule: PackRule, change: RuleChange, settings: Mapping[str, Any]) -> Policy:
     effect, message = change.effect or rule.effect, rule.message
     definition: dict[str, Any] = {}
     if effect == "hold" and "approvers" in settings:

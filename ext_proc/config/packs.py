@@ -166,7 +166,9 @@ _FOLDER = files("ext_proc") / "rules" / "packs"
 
 def names() -> tuple[str, ...]:
     """Every pack there is."""
-    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml")))
+    return tuple(
+        sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
+    )
 
 
 @lru_cache(maxsize=8)

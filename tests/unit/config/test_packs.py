@@ -102,13 +102,17 @@ def test_a_setting_changes_the_version_of_the_rules_that_use_it_only() -> None:
 def test_single_rules_are_changed_or_switched_off() -> None:
     loaded = load(
         "{pack: datadog, connection: dd, settings: {approvers: [local]}, rules: "
-        "{muting: {mode: observe}, mass-writes: off, access: {mode: off}, deletions: {effect: deny}, mint-credentials: {effect: hold}}}"
+        "{muting: {mode: observe}, mass-writes: off, access: {mode: off}, "
+        "deletions: {effect: deny}, mint-credentials: {effect: hold}}}"
     )
     assert policy(loaded, "datadog.muting").mode == "observe"
     assert policy(loaded, "datadog.deletions").effect == "deny"
     assert policy(loaded, "datadog.mint-credentials").effect == "hold"
     left = {one.name for one in loaded.config.policies}
-    assert {f"datadog.{rule.name}" for rule in pack("datadog").rules} - left == {"datadog.mass-writes", "datadog.access"}
+    assert {f"datadog.{rule.name}" for rule in pack("datadog").rules} - left == {
+        "datadog.mass-writes",
+        "datadog.access",
+    }
 
 
 def test_the_datadog_pack_answers_held_requests_as_its_clients_understand() -> None:
@@ -143,7 +147,12 @@ def test_its_names_for_calls_give_way() -> None:
     [
         ("{pack: datdog, connection: dd}", "config.unknown_pack", "'datdog'", "datadog"),
         ("{pack: datadog, connection: d}", "config.unknown_connection", "'d'", "dd"),
-        ("{pack: datadog, connection: dd, settings: {max_widget: 1}}", "config.unknown_setting", "'max_widget'", "max_widgets"),
+        (
+            "{pack: datadog, connection: dd, settings: {max_widget: 1}}",
+            "config.unknown_setting",
+            "'max_widget'",
+            "max_widgets",
+        ),
         ("{pack: datadog, connection: dd, rules: {mutings: off}}", "config.unknown_rule", "'mutings'", "muting"),
         ("{pack: datadog, connection: dd, rules: {muting: of}}", "config.value", "must be a mapping", ""),
         ("{pack: datadog, connection: dd, rules: {muting: {effect: allow}}}", "config.value", "'deny' or 'hold'", ""),
@@ -154,7 +163,12 @@ def test_its_names_for_calls_give_way() -> None:
         ("{pack: datadog, connection: dd, settings: {max_age: 3}}", "config.value", "3", "30d"),
         ("{pack: datadog, connection: dd, settings: {forbidden_widgets: []}}", "config.value", "[]", "iframe"),
         ("{pack: datadog, connection: dd, settings: {approvers: [sre]}}", "config.value", "sre", "group:sre"),
-        ("{pack: github, connection: dd, settings: {protected_branches: ['release/*']}}", "config.value", "wildcards", "main"),
+        (
+            "{pack: github, connection: dd, settings: {protected_branches: ['release/*']}}",
+            "config.value",
+            "wildcards",
+            "main",
+        ),
         ("{pack: datadog, connection: dd, settings: {approvers: [local], wait: 3h}}", "config.value", "wait", ""),
         ("{pack: datadog, connection: dd, more: 1}", "config.unknown_key", "more", ""),
     ],
@@ -188,7 +202,7 @@ def test_a_fault_of_a_later_step_has_the_uses_place() -> None:
     [
         (7, "7"),
         (timedelta(days=400), "duration('34560000000ms')"),
-        ("it's \"so\" \\d", '"it\'s \\"so\\" \\\\d"'),
+        ('it\'s "so" \\d', '"it\'s \\"so\\" \\\\d"'),
         (("a", "b"), '["a", "b"]'),
     ],
 )
@@ -198,7 +212,10 @@ def test_literals(value: Any, written: str) -> None:
 
 def test_only_names_outside_of_strings_are_put_in() -> None:
     when = "x == 'settings.a' && \"constants.b\" != settings.a && my_settings.a"
-    assert put_in(when, {"settings": {"a": 1}, "constants": {}}) == "x == 'settings.a' && \"constants.b\" != 1 && my_settings.a"
+    assert (
+        put_in(when, {"settings": {"a": 1}, "constants": {}})
+        == "x == 'settings.a' && \"constants.b\" != 1 && my_settings.a"
+    )
 
 
 @pytest.mark.parametrize("name", names())

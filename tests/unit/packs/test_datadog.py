@@ -61,10 +61,18 @@ CAUGHT: list[tuple[str, str, Any]] = [
     ("widget-types", "PUT /api/v1/screen/123", {"widgets": [{"type": "iframe"}]}),
     ("widget-types", "POST /api/v1/dash", {"title": "t", "graphs": [{"definition": IFRAME}]}),
     ("widget-types", POWERPACK, {"data": {"attributes": {"group_widget": {"definition": group(IFRAME)}}}}),
-    ("widget-types", f"PATCH /api/v2/powerpacks/{UUID}", {"data": {"attributes": {"group_widget": {"definition": group(IFRAME)}}}}),
+    (
+        "widget-types",
+        f"PATCH /api/v2/powerpacks/{UUID}",
+        {"data": {"attributes": {"group_widget": {"definition": group(IFRAME)}}}},
+    ),
     ("widget-types", "POST /api/v2/widgets/logs_reports", {"data": {"attributes": {"definition": IFRAME}}}),
     ("widget-types", f"PUT /api/v2/widgets/logs_reports/{UUID}", {"data": {"attributes": {"definition": IFRAME}}}),
-    ("widget-types", "POST /api/v1/notebooks", {"data": {"attributes": {"cells": [{"attributes": {"definition": IFRAME}}]}}}),
+    (
+        "widget-types",
+        "POST /api/v1/notebooks",
+        {"data": {"attributes": {"cells": [{"attributes": {"definition": IFRAME}}]}}},
+    ),
     ("widget-types", "POST /API/v1/Dashboard", dashboard(IFRAME)),
     ("widget-types", "POST /api/v1/dashboard/", dashboard(IFRAME)),
     ("widget-types", "POST /api/v1/d%61shboard", dashboard(IFRAME)),
@@ -108,8 +116,16 @@ CAUGHT: list[tuple[str, str, Any]] = [
         for send in (MONITOR, ONE_MONITOR)
         for query in ("", "  ", "*", "query", "TODO", "$query", "{{query}}", "<your query>", None, 7, ["a"])
     ),
-    ("empty-monitors", "POST /api/v2/monitor/template", {"data": {"attributes": {"monitor_definition": {"query": ""}}}}),
-    ("stale-time-frames", DASHBOARD, dashboard({**SERIES, "time": {"type": "fixed", "from": 1712080128, "to": 1712083128}})),
+    (
+        "empty-monitors",
+        "POST /api/v2/monitor/template",
+        {"data": {"attributes": {"monitor_definition": {"query": ""}}}},
+    ),
+    (
+        "stale-time-frames",
+        DASHBOARD,
+        dashboard({**SERIES, "time": {"type": "fixed", "from": 1712080128, "to": 1712083128}}),
+    ),
     ("stale-time-frames", DASHBOARD, dashboard({**SERIES, "time": {"from": 1, "to": (NOW_S - 31 * 86400) * 1000}})),
     ("stale-time-frames", DASHBOARD, dashboard({**SERIES, "time": {"from": 1, "to": 1712083128.5}})),
     ("stale-time-frames", DASHBOARD, dashboard({**SERIES, "time": {"live_span": "2024-01-01"}})),
@@ -120,26 +136,42 @@ CAUGHT: list[tuple[str, str, Any]] = [
     ("muting", "POST /api/v1/host/web-1/mute", {"end": 1, "override": True}),
     ("muting", "POST /api/v1/downtime", {"scope": ["*"]}),
     ("muting", "PUT /api/v1/downtime/12", {"scope": ["env:prod"], "end": None}),
-    ("muting", "POST /api/v2/downtime", {"data": {"attributes": {"scope": "*", "monitor_identifier": {"monitor_tags": ["*"]}}}}),
+    (
+        "muting",
+        "POST /api/v2/downtime",
+        {"data": {"attributes": {"scope": "*", "monitor_identifier": {"monitor_tags": ["*"]}}}},
+    ),
     ("muting", f"PATCH /api/v2/downtime/{UUID}", {"data": {"attributes": {"scope": "*"}}}),
     ("muting", "POST /api/v2/synthetics/downtimes", {}),
     ("muting", f"PUT /api/v2/synthetics/downtimes/{UUID}/tests/abc", b""),
     ("muting", "POST /api/v1/slo/correction", {}),
     ("muting", "POST /api/v2/maintenance_windows", {}),
     ("muting-by-edit", ONE_MONITOR, {"options": {"silenced": {"*": None}}}),
-    ("muting-by-edit", MONITOR, {"query": "avg(last_5m):avg:a{*} > 1", "options": {"silenced": {"host:a": 1900000000}}}),
+    (
+        "muting-by-edit",
+        MONITOR,
+        {"query": "avg(last_5m):avg:a{*} > 1", "options": {"silenced": {"host:a": 1900000000}}},
+    ),
     ("muting-by-edit", ONE_MONITOR, {"Options": {"Silenced": {"*": None}}}),
     ("muting-by-edit", ONE_MONITOR, b'{"options":{"s\\u0069lenced":{"*":null}}}'),
     ("muting-by-edit", ONE_MONITOR, {"draft_status": "draft"}),
     ("muting-by-edit", "PUT /api/v1/synthetics/tests/abc-def-ghi/status", {"new_status": "paused"}),
     ("muting-by-edit", "PUT /api/v1/synthetics/tests/api/abc-def-ghi", {"status": "paused"}),
     ("muting-by-edit", "PUT /api/v1/synthetics/tests/abc-def-ghi", {"status": "paused"}),
-    ("muting-by-edit", "PATCH /api/v1/synthetics/tests/abc-def-ghi", {"data": [{"op": "replace", "path": "/status", "value": "paused"}]}),
+    (
+        "muting-by-edit",
+        "PATCH /api/v1/synthetics/tests/abc-def-ghi",
+        {"data": [{"op": "replace", "path": "/status", "value": "paused"}]},
+    ),
     ("security-muting", "PATCH /api/v2/security/findings/mute", {}),
     ("security-muting", "PATCH /api/v2/posture_management/findings", {}),
     ("security-muting", "POST /api/v2/security/findings/automation/mute_rules", {}),
     ("security-muting", "PATCH /api/v2/security_monitoring/configuration/suppressions/abc", {}),
-    ("security-muting", "PATCH /api/v2/security_monitoring/signals/AQAAA/state", {"data": {"attributes": {"state": "archived"}}}),
+    (
+        "security-muting",
+        "PATCH /api/v2/security_monitoring/signals/AQAAA/state",
+        {"data": {"attributes": {"state": "archived"}}},
+    ),
     ("security-muting", "PATCH /api/v2/security_monitoring/signals/bulk/state", {}),
     *(
         ("mint-credentials", send, {})
@@ -163,8 +195,16 @@ CAUGHT: list[tuple[str, str, Any]] = [
         )
     ),
     ("widen-credentials", f"PATCH /api/v2/application_keys/{UUID}", {"data": {"attributes": {"scopes": None}}}),
-    ("widen-credentials", f"PATCH /api/v2/current_user/application_keys/{UUID}", {"data": {"attributes": {"Scopes": []}}}),
-    ("widen-credentials", f"PATCH /api/v2/service_accounts/{UUID}/application_keys/{UUID}", {"data": {"attributes": {"scopes": ["x"]}}}),
+    (
+        "widen-credentials",
+        f"PATCH /api/v2/current_user/application_keys/{UUID}",
+        {"data": {"attributes": {"Scopes": []}}},
+    ),
+    (
+        "widen-credentials",
+        f"PATCH /api/v2/service_accounts/{UUID}/application_keys/{UUID}",
+        {"data": {"attributes": {"scopes": ["x"]}}},
+    ),
     ("read-credentials", "GET /api/v1/api_key", b""),
     ("read-credentials", "GET /api/v1/api_key/abc", b""),
     ("read-credentials", f"GET /api/v2/api_keys/{UUID}", b""),
@@ -210,9 +250,17 @@ CAUGHT: list[tuple[str, str, Any]] = [
     ("bulk-writes", "PATCH /api/v1/dashboard", {"Data": [{"id": str(n), "type": "dashboard"} for n in range(11)]}),
     ("bulk-writes", "POST /api/v1/synthetics/tests/delete", {"public_ids": [str(n) for n in range(11)]}),
     ("bulk-writes", "POST /api/v1/slo/bulk_delete", {str(n): ["7d"] for n in range(11)}),
-    ("bulk-writes", "DELETE /api/v2/security_monitoring/rules/bulk_delete", {"data": {"attributes": {"ruleIds": [*map(str, range(11))]}}}),
-    ("bulk-writes", "PATCH /api/v2/security/findings/mute", {"data": {"attributes": {"findings": {"data": [{}] * 11}}}}),
-    ("bulk-writes", "DELETE /api/v2/app-builder/apps", b'[1,2,3,4,5,6,7,8,9,10,11]'),
+    (
+        "bulk-writes",
+        "DELETE /api/v2/security_monitoring/rules/bulk_delete",
+        {"data": {"attributes": {"ruleIds": [*map(str, range(11))]}}},
+    ),
+    (
+        "bulk-writes",
+        "PATCH /api/v2/security/findings/mute",
+        {"data": {"attributes": {"findings": {"data": [{}] * 11}}}},
+    ),
+    ("bulk-writes", "DELETE /api/v2/app-builder/apps", b"[1,2,3,4,5,6,7,8,9,10,11]"),
     ("unbounded-writes", "POST /api/v1/downtime/cancel/by_scope", {"scope": "*"}),
     ("unbounded-writes", "DELETE /api/v2/metrics/config/bulk-tags", {}),
 ]
@@ -237,8 +285,12 @@ PASSED: list[tuple[str, str, Any]] = [
             dashboard({"type": "log_stream", "query": "", "indexes": []}),
             dashboard({"type": "event_stream", "query": "*"}),
             dashboard({"type": "timeseries", "requests": [{"log_query": {"index": "*", "search": {"query": ""}}}]}),
-            dashboard({"type": "timeseries", "requests": [{"queries": [{"data_source": "logs", "search": {"query": "*"}}]}]}),
-            dashboard({"type": "list_stream", "requests": [{"query": {"data_source": "logs_stream", "query_string": ""}}]}),
+            dashboard(
+                {"type": "timeseries", "requests": [{"queries": [{"data_source": "logs", "search": {"query": "*"}}]}]}
+            ),
+            dashboard(
+                {"type": "list_stream", "requests": [{"query": {"data_source": "logs_stream", "query_string": ""}}]}
+            ),
             dashboard(queries("avg:system.cpu.user{$env} by {host}")),
             dashboard(queries("system.cpu.user")),
             dashboard(queries("sum:my.todo{*}.as_count()")),
@@ -261,9 +313,17 @@ PASSED: list[tuple[str, str, Any]] = [
     ("stale-time-frames", DASHBOARD, dashboard({**SERIES, "time": {}})),
     ("stale-time-frames", DASHBOARD, dashboard({**SERIES, "time": {"live_span": "1h"}})),
     ("stale-time-frames", DASHBOARD, dashboard({**SERIES, "time": {"type": "live", "unit": "minute", "value": 8}})),
-    ("stale-time-frames", DASHBOARD, dashboard({**SERIES, "time": {"type": "fixed", "from": NOW_S - 7200, "to": NOW_S - 3600}})),
+    (
+        "stale-time-frames",
+        DASHBOARD,
+        dashboard({**SERIES, "time": {"type": "fixed", "from": NOW_S - 7200, "to": NOW_S - 3600}}),
+    ),
     ("stale-time-frames", DASHBOARD, dashboard({**SERIES, "time": {"from": 1, "to": (NOW_S - 3600) * 1000}})),
-    ("stale-time-frames", "POST /api/v1/notebooks", {"data": {"attributes": {"time": {"start": "2021-02-24T11:18:28Z", "end": "2021-02-24T11:20:28Z"}}}}),
+    (
+        "stale-time-frames",
+        "POST /api/v1/notebooks",
+        {"data": {"attributes": {"time": {"start": "2021-02-24T11:18:28Z", "end": "2021-02-24T11:20:28Z"}}}},
+    ),
     ("muting", "POST /api/v1/monitor/123/unmute", b""),
     ("muting", "POST /api/v1/host/web-1/unmute", b""),
     ("muting", "GET /api/v2/downtime", b""),
@@ -345,9 +405,10 @@ def test_a_rule_may_be_fooled_by_no_body_it_cannot_read() -> None:
 
 def test_names_are_those_of_datadogs_own_documents() -> None:
     """Against the official client, which is made of them."""
-    import datadog_api_client
     import re
     from pathlib import Path
+
+    import datadog_api_client
 
     known: dict[tuple[str, str], str] = {}
     endpoint = re.compile(r'"endpoint_path": "([^"]+)",\s*"operation_id": "([^"]+)",\s*"http_method": "([A-Z]+)"')

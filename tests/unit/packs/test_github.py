@@ -28,13 +28,22 @@ def tree(*paths: str, **more: Any) -> dict[str, Any]:
     return {"base_tree": "9fb037999f264ba9a7fc6274d15fa3ae2ab98312", "tree": entries, **more}
 
 
-PROTECTION = {"required_status_checks": None, "enforce_admins": None, "required_pull_request_reviews": None, "restrictions": None}
+PROTECTION = {
+    "required_status_checks": None,
+    "enforce_admins": None,
+    "required_pull_request_reviews": None,
+    "restrictions": None,
+}
 
 CAUGHT: list[tuple[str, str, Any]] = [
     ("protection", f"PUT {REPO}/branches/main/protection", PROTECTION),
     ("protection", f"DELETE {REPO}/branches/main/protection", b""),
     ("protection", "DELETE /repositories/1296269/branches/main/protection", b""),
-    ("protection", f"PATCH {REPO}/branches/main/protection/required_pull_request_reviews", {"required_approving_review_count": 0}),
+    (
+        "protection",
+        f"PATCH {REPO}/branches/main/protection/required_pull_request_reviews",
+        {"required_approving_review_count": 0},
+    ),
     ("protection", f"DELETE {REPO}/branches/main/protection/enforce_admins", b""),
     ("protection", f"POST {REPO}/branches/main/protection/restrictions/users", {"users": ["octocat"]}),
     ("protection", f"DELETE {REPO.upper()}/Branches/main/Protection", b""),
@@ -104,7 +113,11 @@ CAUGHT: list[tuple[str, str, Any]] = [
     ("approving-reviews", f"POST {REPO}/pulls/42/reviews", {"Event": "approve"}),
     ("approving-reviews", f"POST {REPO}/pulls/42/reviews/80/events", {"body": "ok", "event": "APPROVE"}),
     ("review-dismissals", f"PUT {REPO}/pulls/42/reviews/80/dismissals", {"message": "m", "event": "DISMISS"}),
-    ("deployment-approvals", f"POST {REPO}/actions/runs/1/pending_deployments", {"environment_ids": [1], "state": "approved"}),
+    (
+        "deployment-approvals",
+        f"POST {REPO}/actions/runs/1/pending_deployments",
+        {"environment_ids": [1], "state": "approved"},
+    ),
     ("deployment-approvals", f"POST {REPO}/actions/runs/1/deployment_protection_rule", {"state": "approved"}),
     ("deployment-approvals", f"POST {REPO}/actions/runs/1/approve", b""),
     *(
@@ -156,7 +169,11 @@ CAUGHT: list[tuple[str, str, Any]] = [
     ("repository-settings", f"PATCH {REPO}", {"Visibility": "public"}),
     ("repository-settings", f"PATCH {REPO}", {"description": "d", "default_branch": "evil"}),
     ("repository-settings", f"PATCH {REPO}", {"archived": True}),
-    ("repository-settings", "PATCH /repositories/1296269", {"security_and_analysis": {"secret_scanning": {"status": "disabled"}}}),
+    (
+        "repository-settings",
+        "PATCH /repositories/1296269",
+        {"security_and_analysis": {"secret_scanning": {"status": "disabled"}}},
+    ),
     ("public-repositories", "POST /user/repos", {"name": "Hello-World"}),
     ("public-repositories", f"POST {ORG}/repos", {"name": "Hello-World", "private": False}),
     ("public-repositories", f"POST {ORG}/repos", {"name": "Hello-World", "private": "true"}),
@@ -173,13 +190,29 @@ CAUGHT: list[tuple[str, str, Any]] = [
     ("actions-settings", f"POST {ORG}/actions/variables", {"name": "USERNAME", "value": "x", "visibility": "all"}),
     ("actions-settings", f"PUT {REPO}/actions/workflows/ci.yml/disable", b""),
     ("actions-settings", f"PUT {REPO}/actions/oidc/customization/sub", {"use_default": False}),
-    ("security-checks", f"PATCH {REPO}/secret-scanning/alerts/42", {"state": "resolved", "resolution": "false_positive"}),
+    (
+        "security-checks",
+        f"PATCH {REPO}/secret-scanning/alerts/42",
+        {"state": "resolved", "resolution": "false_positive"},
+    ),
     ("security-checks", f"PATCH {REPO}/code-scanning/alerts/42", {"state": "dismissed"}),
     ("security-checks", f"PATCH {REPO}/dependabot/alerts/2", {"state": "dismissed"}),
     ("security-checks", f"DELETE {REPO}/vulnerability-alerts", b""),
-    ("graphql-mutations", "POST /graphql", {"query": "mutation { mergePullRequest(input: {pullRequestId: \"x\"}) { clientMutationId } }"}),
-    ("graphql-mutations", "POST /graphql", {"query": "# a comment\nmutation Merge($id: ID!) { x }", "operationName": "Merge"}),
-    ("graphql-mutations", "POST /graphql", {"query": "query A { viewer { login } } mutation B { x }", "operationName": "B"}),
+    (
+        "graphql-mutations",
+        "POST /graphql",
+        {"query": 'mutation { mergePullRequest(input: {pullRequestId: "x"}) { clientMutationId } }'},
+    ),
+    (
+        "graphql-mutations",
+        "POST /graphql",
+        {"query": "# a comment\nmutation Merge($id: ID!) { x }", "operationName": "Merge"},
+    ),
+    (
+        "graphql-mutations",
+        "POST /graphql",
+        {"query": "query A { viewer { login } } mutation B { x }", "operationName": "B"},
+    ),
     ("graphql-mutations", "POST /graphql", b'{"query":"\\u006dutation { x }"}'),
     ("graphql-mutations", "POST /graphql", [{"query": "mutation { x }"}]),
     ("graphql-mutations", "POST /graphql", b"mutation { x }"),
@@ -209,7 +242,11 @@ PASSED: list[tuple[str, str, Any]] = [
     ("merges", f"GET {REPO}/pulls/1347/merge", b""),
     ("merges", f"PUT {REPO}/pulls/1347/update-branch", {"expected_head_sha": SHA}),
     ("merges", f"POST {REPO}/pulls", {"title": "Amazing new feature", "head": "octocat:new-feature", "base": "master"}),
-    ("approving-reviews", f"POST {REPO}/pulls/42/reviews", {"body": "APPROVE", "event": "REQUEST_CHANGES", "comments": []}),
+    (
+        "approving-reviews",
+        f"POST {REPO}/pulls/42/reviews",
+        {"body": "APPROVE", "event": "REQUEST_CHANGES", "comments": []},
+    ),
     ("approving-reviews", f"POST {REPO}/pulls/42/reviews", {"body": "This is close to perfect!"}),
     ("review-dismissals", f"DELETE {REPO}/pulls/42/reviews/80", b""),
     ("deployment-approvals", f"GET {REPO}/actions/runs/1/pending_deployments", b""),
@@ -225,7 +262,11 @@ PASSED: list[tuple[str, str, Any]] = [
     ("access", f"POST {REPO}/issues/1/assignees", {"assignees": ["octocat"]}),
     ("repository-removal", f"DELETE {REPO}/issues/comments/1", b""),
     ("repository-removal", f"GET {REPO}", b""),
-    ("repository-settings", f"PATCH {REPO}", {"description": "This is your first repository", "homepage": "https://github.com"}),
+    (
+        "repository-settings",
+        f"PATCH {REPO}",
+        {"description": "This is your first repository", "homepage": "https://github.com"},
+    ),
     ("repository-settings", f"PATCH {REPO}", {"has_issues": True, "has_projects": False}),
     ("public-repositories", f"POST {ORG}/repos", {"name": "Hello-World", "private": True}),
     ("public-repositories", f"POST {ORG}/repos", {"name": "Hello-World", "visibility": "internal"}),
@@ -237,7 +278,7 @@ PASSED: list[tuple[str, str, Any]] = [
     ("security-checks", f"GET {REPO}/secret-scanning/alerts", b""),
     ("security-checks", f"PUT {REPO}/vulnerability-alerts", b""),
     ("graphql-mutations", "POST /graphql", {"query": "query { viewer { login } }"}),
-    ("graphql-mutations", "POST /graphql", {"query": "{ repository(owner: \"o\", name: \"r\") { id } }", "variables": {}}),
+    ("graphql-mutations", "POST /graphql", {"query": '{ repository(owner: "o", name: "r") { id } }', "variables": {}}),
 ]
 
 
