@@ -163,14 +163,8 @@ def test_what_amazons_own_client_sends(setting: Setting) -> None:
 def test_bodies_are_signed_whole_or_as_they_pass(setting: Setting, size: int) -> None:
     body = random.Random(size).randbytes(size)
     path = f"/bucket/raw-{size}"
-<<<<<<< HEAD
     target = f"{path}?x=1&X-Amz-Signature=old&a=%20"
     status, said = setting.call("aws-s3", "PUT", target, body, content_encoding="identity")
-=======
-    status, said = setting.call(
-        "aws-s3", "PUT", f"{path}?x=1&X-Amz-Signature=old&a=%20", body, content_encoding="identity"
-    )
->>>>>>> ce25985 (Docs: packs and a cookbook of twenty policies that a test runs)
     assert (status, said) == (200, b"")
     assert setting.amazon.bodies[path] == body
     assert setting.amazon.faults == []

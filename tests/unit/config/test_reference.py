@@ -23,11 +23,7 @@ def generate() -> ModuleType:
     return module
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("page", ["configuration", "cli", "reasons", "policies"])
-=======
-@pytest.mark.parametrize("page", ["configuration", "cli", "reasons", "packs"])
->>>>>>> ce25985 (Docs: packs and a cookbook of twenty policies that a test runs)
+@pytest.mark.parametrize("page", ["configuration", "cli", "reasons", "policies", "packs"])
 def test_the_page_is_what_the_code_would_write(generate: ModuleType, page: str) -> None:
     written = (DOCS / f"{page}.md").read_text(encoding="utf-8")
     assert written == getattr(generate, page)(), "run `python docs/generate.py` and commit what it writes"
