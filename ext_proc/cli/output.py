@@ -107,6 +107,12 @@ def _on_terminal(screen: Console, names: Sequence[str], rows: Sequence[Sequence[
     screen.print(shown)
 
 
+def few(items: Sequence[str], most: int = 3) -> str:
+    """The first of a list, and how many more there are: packs look at dozens of requests."""
+    more = len(items) - most
+    return ", ".join(items if more < 2 else [*items[:most], f"and {more} more"])
+
+
 def cell(value: Any) -> str:
     """One value on one line. Control characters are shown, not obeyed: the ledger holds what strangers sent."""
     if value is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ext_proc.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, load_config
-from ext_proc.cli.output import cell, print_json, print_rows, table, visible
+from ext_proc.cli.output import cell, few, print_json, print_rows, table, visible
 
 if TYPE_CHECKING:
     from ext_proc.config import Loaded
@@ -137,6 +137,7 @@ def _show_rules(policies: Policies, *, as_json: bool) -> None:
         for row in rows:
             print_json(row)
         return
+    rows = [{**row, "match": few(row["match"])} for row in rows]
     for line in PRECEDENCE:
         typer.echo(line)
     typer.echo("")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ext_proc.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, load_config
-from ext_proc.cli.output import print_json, table
+from ext_proc.cli.output import few, print_json, table
 from ext_proc.errors import DouaneError
 
 if TYPE_CHECKING:
@@ -176,9 +176,7 @@ def _print_effective(loaded: Loaded, warnings: list[str]) -> None:
         for connection, granted in g["allow"].items()
     ]
     _section("Grants (everything else is denied)", ("grant", "issuer", "if", "connection", "scopes"), grants)
-    policies = [
-        (p["name"], p["effect"], p["mode"], p["connection"], ", ".join(p["requests"])) for p in shown["policies"]
-    ]
+    policies = [(p["name"], p["effect"], p["mode"], p["connection"], few(p["requests"])) for p in shown["policies"]]
     _section("Policies", ("policy", "effect", "mode", "connection", "requests"), policies)
     for warning in warnings:
         typer.secho(f"warning: {warning}", err=True, fg="yellow")

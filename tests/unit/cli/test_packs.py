@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ext_proc import cli
+from ext_proc.cli.output import few
 from ext_proc.config import parse
 from ext_proc.config.packs import names, pack
 
@@ -45,3 +46,11 @@ def test_the_packs_in_the_example_that_init_writes_are_right(monkeypatch: pytest
     uncommented = [line.removeprefix("# ") for line in lines[start : start + 3]]
     loaded = parse("\n".join([*lines[:start], *uncommented, *lines[start + 3 :]]), "douane.yaml", Path("/nowhere"))
     assert [use.pack for use in loaded.config.packs] == ["datadog", "github"]
+
+
+@pytest.mark.parametrize(
+    ("items", "shown"),
+    [([], ""), (["a"], "a"), (["a", "b", "c", "d"], "a, b, c, d"), (["a", "b", "c", "d", "e"], "a, b, c, and 2 more")],
+)
+def test_long_lists_are_cut_in_tables(items: list[str], shown: str) -> None:
+    assert few(items) == shown
