@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,18 +82,30 @@ class Snapshot:
         known = (*connection.credentials.known(), *own) if own else connection.credentials.known()
         more = (obligations.mask_headers, obligations.mask_json)
         key = (known, presented.tokens, presented.placeholders, tuple(sent), tuple(secrets), more)
+
+        def make() -> ExchangeMasker:
+            rules = self.masker.also(*more) if any(more) else self.masker
+            return self._new_masker(rules, known, sent, presented, secrets)
+
+        return self._kept(key, make)
+
+    def narrow_masker(self, connection: CompiledConnection, json_paths: tuple[str, ...]) -> ExchangeMasker:
+        """Only for what is at these paths, and for the connection's credentials."""
+        known = connection.credentials.known()
+        return self._kept(
+            ("narrow", known, json_paths),
+            lambda: self.masker.only(json_paths).exchange(
+                [Known(f"credential:{label}", value, redact=True) for label, value in known]
+            ),
+        )
+
+    def _kept(self, key: Hashable, make: Callable[[], ExchangeMasker]) -> ExchangeMasker:
         masker = self.maskers.get(key)
         if masker is None:
-            rules = self.masker.also(*more) if any(more) else self.masker
-            masker = self.maskers[key] = self._new_masker(rules, known, sent, presented, secrets)
+            masker = self.maskers[key] = make()
             if len(self.maskers) > _MASKERS:
                 self.maskers.popitem(last=False)
         return masker
-
-    def narrow_masker(self, connection: CompiledConnection, json_paths: Sequence[str]) -> ExchangeMasker:
-        """Only for what is at these paths, and for the connection's credentials."""
-        known = [Known(f"credential:{label}", value, redact=True) for label, value in connection.credentials.known()]
-        return self.masker.only(json_paths).exchange(known)
 
     def credentials_masker(self) -> ExchangeMasker:
         """For a request that no worker saw: neither its headers are known nor, always, its connection."""

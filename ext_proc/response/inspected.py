@@ -105,8 +105,7 @@ class InspectedResponse:
     def abandon(self) -> None:
         """What arrived is recorded, as masked as any rule could have asked for."""
         if self._head is not None and self._passing is None and not self._ended:
-            self._record_arrived(self._head)
-        self._let_go()
+            self._record_arrived(self._head, self._take())
 
     # --- what arrives ------------------------------------------------------------------------------------------------
 
@@ -131,10 +130,13 @@ class InspectedResponse:
             return answers + (await self.on(codec.Body("response", b"", True)) if body.last else [])
         return await self._finish(head, None) if body.last else []
 
-    def _let_go(self) -> None:
+    def _take(self) -> bytes:
+        """What was collected. It is held no longer, whatever becomes of it."""
+        wire = b"".join(self._chunks)
         InspectedResponse._held -= self._size
         self._size = 0
         self._chunks.clear()
+        return wire
 
     # --- what cannot be awaited --------------------------------------------------------------------------------------
 
@@ -162,7 +164,7 @@ class InspectedResponse:
                 return await self._pass(head, masked=False)
             if decision.reason != UNINSPECTABLE:
                 withheld = withheld_by(decision) or withheld
-        self._record_arrived(head)
+        self._record_arrived(head, self._take())
         raise self._withheld(withheld, decision.hits)
 
     async def _pass(self, head: codec.ResponseHead, *, masked: bool) -> codec.Answers:
@@ -170,8 +172,7 @@ class InspectedResponse:
         self._passing = DuplexResponse(
             self._recorder, self._exchange, max_decoded=self._inspection.max_decoded, masked=masked
         )
-        arrived = b"".join(self._chunks)
-        self._let_go()
+        arrived = self._take()
         answers = await self._passing.on(head)
         return answers + (await self._passing.on(codec.Body("response", arrived, False)) if arrived else [])
 
@@ -179,11 +180,11 @@ class InspectedResponse:
 
     async def _finish(self, head: codec.ResponseHead, trailers: Headers | None) -> codec.Answers:
         """All is here: decide, record, answer."""
-        wire = b"".join(self._chunks)
+        wire = self._take()
         try:
             text = decoded(head.headers, wire, self._inspection.limit)
         except codings.TooLargeError:
-            self._record_arrived(head)
+            self._record_arrived(head, wire)
             raise self._withheld(too_large(self._inspection.limit)) from None
         readable = None if _is_part(head) else text
         decision = self._decide(head, readable, len(wire))
@@ -204,7 +205,6 @@ class InspectedResponse:
         self._record_verdict(decision, changed=masked and changes_at_all)
         self._recorder.close(codec.outcome_of(head.code_details))
         self._ended = True
-        self._let_go()
         await self._recorder.commit()
         answers = [changed_head(head.headers, changes, anew=instead is not None, length=len(instead or b""))]
         if not head.last and (wire or trailers is None):
@@ -259,19 +259,17 @@ class InspectedResponse:
             masks = changed or decision.action == "mask"
             self._recorder.response_verdict("mask" if masks else "pass", hits=decision.hits)
 
-    def _record_arrived(self, head: codec.ResponseHead) -> None:
+    def _record_arrived(self, head: codec.ResponseHead, wire: bytes) -> None:
         """The part of it that came, undecided: as masked as any rule could have asked for."""
         judge = self._inspection.judge
         if judge is not None and judge.may_mask:
             self._recorder.use(self._inspection.stricter(judge.may_mask))
-        wire = b"".join(self._chunks)
         with contextlib.suppress(DouaneError):  # what cannot be looked into is not kept
             self._record_head(head, masked=False)
             self._recorder.response_body(wire, last=False)
             self._recorder.response_body(b"", last=True)
 
     def _withheld(self, deny: Deny, hits: tuple[RuleHit, ...] = ()) -> DouaneError:
-        self._let_go()
         self._recorder.response_verdict("withhold", deny, hits)
         return DouaneError(deny.reason, deny.message, remedy=deny.remedy, http_status=deny.http_status)
 

@@ -236,6 +236,7 @@ async def test_what_cannot_be_decoded_cannot_be_masked(playbook: Playbook) -> No
     answers = await answered(stream, head(("content-encoding", b"gzip")), b"not gzip at all")
     assert refusal(answers) == (502, "policy.uninspectable")
     assert playbook.events()[-3].part.form == journal_pb2.Part.SEALED, "the ledger has it, sealed"
+    assert InspectedResponse._held == 0
 
 
 async def test_parts_are_not_asked_for_and_not_taken(playbook: Playbook) -> None:
