@@ -28,9 +28,7 @@ def main() -> int:
     parser.add_argument("--warmup", type=float, default=1, help="unmeasured time before it (default 1)")
     parser.add_argument("--rounds", type=int, default=3, help="turns each subject gets; medians are shown (default 3)")
     parser.add_argument("--workers", type=int, default=1, help="workers of every subject (default 1)")
-    parser.add_argument(
-        "--only", nargs="+", metavar="SUBJECT", help="envoy noop-python noop-go douane douane-inspected mitmproxy"
-    )
+    parser.add_argument("--only", nargs="+", metavar="SUBJECT", help="envoy noop-python noop-go douane mitmproxy")
     options = parser.parse_args()
 
     load = tools.load_tool()

@@ -166,11 +166,6 @@ def douane(upstream: int, workers: int, durability: str = "process", *, policies
         yield Running(f"http://127.0.0.1:{ports['listen']}", group, [f"dd-api-key: {token}"])
 
 
-def inspected(upstream: int, workers: int) -> AbstractContextManager[Running]:
-    """The same, and each response is awaited, a rule reads its JSON, and the client is spared what is masked."""
-    return douane(upstream, workers, policies=LOOKED_INTO)
-
-
 @contextmanager
 def mitmproxy(upstream: int, _workers: int) -> Iterator[Running]:
     """Reverse mode; puts the header in and writes every flow to a file."""
@@ -200,6 +195,5 @@ def available() -> list[Subject]:
     if binary := tools.noop_go():
         found.append(Subject("noop-go", "Envoy + Go server that does nothing", noop_go(binary)))
     found.append(Subject("douane", "Douane, everything on", douane))
-    found.append(Subject("douane-inspected", "Douane, and responses are looked into", inspected))
     found.append(Subject("mitmproxy", "mitmproxy, header and flow file", mitmproxy))
     return found
