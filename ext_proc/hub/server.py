@@ -20,6 +20,7 @@ import grpc.aio
 from ext_proc.credentials import read_once
 from ext_proc.errors import HubError
 from ext_proc.hub.approvals import Approvals, HoldService, Registry
+from ext_proc.hub.approvals.notify import Notifier, channel
 from ext_proc.hub.authority import AuthorityService, Sessions
 from ext_proc.hub.console import Condition, address
 from ext_proc.hub.counters import Counters, CounterService
@@ -91,11 +92,19 @@ async def serve(config: Config) -> None:
         ledger = Ledger(replicas, config, password=password.decode(), approvals=authority.approvals)
         conditions = {"ledger": _ledger(ledger), "gate": _gate(Path(config.gate.run_dir))}
         faces = Faces(config, authority.approvals, conditions)
+        notifier = await asyncio.to_thread(
+            Notifier,
+            path / "notices.sqlite",
+            authority.approvals,
+            [channel(one) for one in config.approvals.notify],
+            page_of(config),
+        )
         tasks = {
             asyncio.create_task(ledger.run(), name="ledger"),
             asyncio.create_task(replicas.keep_clocks(), name="clocks"),
             asyncio.create_task(authority.approvals.run(), name="approvals"),
             asyncio.create_task(faces.run(), name="console"),
+            asyncio.create_task(notifier.run(), name="notices"),
         }
         stop = asyncio.create_task(stopping.wait())
         try:
@@ -111,6 +120,7 @@ async def serve(config: Config) -> None:
                 task.cancel()
             await asyncio.gather(*tasks, stop, return_exceptions=True)
             await faces.close()
+            notifier.close()
             replicas.close()
             authority.close()
 
@@ -121,12 +131,11 @@ async def listening(config: Config, replicas: Replicas, authority: Authorities) 
     hub = config.hub
     server = grpc.aio.server(options=_OPTIONS)
     writer_of = _local_writer if hub.listen.startswith("unix:") else _certified_writer
-    console = address(config.console)
     holds = HoldService(
         authority.approvals,
         writer_of,
         actors=config.approvals.actors,
-        page=lambda approval_id: f"{console}/approvals/{approval_id}",
+        page=page_of(config),
     )
     sessions = AuthorityService(authority.sessions, writer_of)
     server.add_generic_rpc_handlers(
@@ -138,6 +147,12 @@ async def listening(config: Config, replicas: Replicas, authority: Authorities) 
         yield server
     finally:
         await server.stop(_GRACE_S)
+
+
+def page_of(config: Config) -> Callable[[str], str]:
+    """Makes the address of an approval's page from its id."""
+    console = address(config.console)
+    return lambda approval_id: f"{console}/approvals/{approval_id}"
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 The kernel shows a process's first environment in /proc/PID/environ for as long as it lives, so unsetting a variable
 is not enough. The supervisor therefore starts itself again with a small, listed environment and hands the rest over
 in a sealed memory file. The workers get everything (their credentials' `env` and `exec` sources may need it) but the
-store's password; the hub gets that; nobody else gets anything.
+store's password and what notifications are sent with; the hub gets those; nobody else gets anything.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ext_proc.config.sources import models_in
 
 if TYPE_CHECKING:
     from ext_proc.config import Config
+    from ext_proc.config.base import Model
 
 FD_VARIABLE = "DOUANE_ENVIRONMENT_FD"
 
@@ -46,12 +47,12 @@ class Environments:
         return f"Environments({len(self.everything)} variables)"
 
     def for_worker(self, config: Config) -> dict[str, str]:
-        password = _name(config.store.password)
-        return {name: value for name, value in self.everything.items() if name != password}
+        elsewhere = hub_secrets(config) - worker_secrets(config)
+        return {name: value for name, value in self.everything.items() if name not in elsewhere}
 
     def for_hub(self, config: Config) -> dict[str, str]:
-        password = _name(config.store.password)
-        return {n: v for n, v in self.everything.items() if n in self.plain or n == password}
+        own = hub_secrets(config)
+        return {n: v for n, v in self.everything.items() if n in self.plain or n in own}
 
     def for_others(self) -> dict[str, str]:
         return dict(self.plain)
@@ -59,7 +60,16 @@ class Environments:
 
 def named_secrets(config: Config) -> set[str]:
     """Every environment variable that the configuration takes a secret from."""
-    return {source.env for _, source in models_in(config) if isinstance(source, SourceEnv)}
+    return _named(config)
+
+
+def hub_secrets(config: Config) -> set[str]:
+    """Of these, what the hub needs: the store's password, and what notifications are sent with."""
+    return _named(config.store, config.approvals)
+
+
+def worker_secrets(config: Config) -> set[str]:
+    return _named(*config.connections.values(), config.masking, config.recording)
 
 
 def handed_over() -> bool:
@@ -101,5 +111,5 @@ def _plain(everything: Mapping[str, str], config: Config) -> dict[str, str]:
     }
 
 
-def _name(source: object) -> str | None:
-    return source.env if isinstance(source, SourceEnv) else None
+def _named(*sections: Model) -> set[str]:
+    return {source.env for one in sections for _, source in models_in(one) if isinstance(source, SourceEnv)}

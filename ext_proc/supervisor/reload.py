@@ -29,6 +29,7 @@ _FIXED = (
     ("store", "*"),
     ("console", "*"),
     ("hub", "*"),
+    ("approvals", "*"),
     ("gate", "name workers run_dir health_listen drain"),
     ("recording", "durability retention spool seal_key"),
     ("masking", "fingerprint_key"),
