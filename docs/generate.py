@@ -44,9 +44,9 @@ hold is an error with its line, its reason code and what to do. `douane init` wr
 
 While `douane up` or `douane gate` runs, a saved change is taken within seconds, without losing a request, by every
 worker and by Envoy, or it is refused as a whole and the former one stays; the log says which and why. `store`,
-`console`, `hub`, `approvals`, most of `gate` (all but `tls_listen` and `workload_token_file`), `masking.fingerprint_key`, and
-`recording`'s `durability`, `retention`, `spool` and `seal_key` need a restart, and a change of them is refused until
-then.
+`console`, `hub`, `approvals`, most of `gate` (all but `tls_listen` and `workload_token_file`),
+`masking.fingerprint_key`, and `recording`'s `durability`, `retention`, `spool` and `seal_key` need a restart, and a
+change of them is refused until then.
 """
 _PATTERNS = {
     scalars.NAME_PATTERN: "name",
