@@ -8,28 +8,24 @@ body where the body is inspected. What becomes of the response: `ext_proc.respon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import contextlib
 from typing import TYPE_CHECKING
 
 from ext_proc import codec
 from ext_proc.codec import Answers
-from ext_proc.decision import NO_OBLIGATIONS, Deny, Obligations
-from ext_proc.errors import Cut, DouaneError, RecordError
+from ext_proc.decision import Deny
+from ext_proc.entry import Entry
+from ext_proc.errors import Cut, DouaneError
 from ext_proc.exchange import Approved, Authorized, Headers, Identified, is_interactive
-from ext_proc.oidc import Presented
-from ext_proc.pipeline import Passage, Pipeline, denial, unknown_route
+from ext_proc.pipeline import Pipeline, denial, unknown_route
 from ext_proc.response import Response, UnseenResponse, respond
 from ext_proc.stages.protocol import METHOD_OVERRIDES, SESSION_PATH
-from ext_proc.stages.record import REQUEST, Recorder
+from ext_proc.stages.record import REQUEST
 
 if TYPE_CHECKING:
-    from ext_proc.masking import ExchangeMasker
     from ext_proc.runtime import CompiledConnection, Runtime, Snapshot
     from ext_proc.spool import Spool
     from ext_proc.stages.credential import Injected
-
-Secrets = tuple[tuple[str, bytes], ...]
 
 _PER_MESSAGE = ("sec-websocket-extensions", "grpc-accept-encoding")
 
@@ -52,13 +48,11 @@ class Stream:
         self._snapshot: Snapshot
         self._connection: CompiledConnection
         self._pipeline: Pipeline
-        self._presented = Presented()
         self._head: codec.RequestHead | None = None
-        self._identified: Identified | None = None
         self._injected: Injected | None = None
         self._collected: list[bytes] | None = None  # the request body while the decision waits for it
         self._size = 0
-        self._recorder: Recorder | None = None
+        self._entry: Entry | None = None  # from the moment its connection is known
         self._request_done = False
         self._response: Response = UnseenResponse()
         self.done = False
@@ -89,8 +83,8 @@ class Stream:
         """The stream ended before the exchange did. What is known is written; the access log settles the outcome."""
         self._let_go()
         self._response.abandon()
-        if self._recorder is not None:
-            self._recorder.abandon(reason)
+        if self._entry is not None and self._entry.recorder is not None:
+            self._entry.recorder.abandon(reason)
 
     # --- the request -------------------------------------------------------------------------------------------------
 
@@ -104,17 +98,18 @@ class Stream:
             return [codec.refuse(unknown_route(head.route), head.exchange.exchange_id)]
         self._snapshot, self._connection = found
         self._pipeline = Pipeline(self._snapshot, self._connection)
+        entry = self._entry = Entry(self._spool, self._attempt, head, self._snapshot, self._connection)
         exchange = head.exchange
         length = exchange.headers.first("content-length") or b"0"
         self._spool.expect(self, exchange.received_us)
         self._spool.admit(int(length) if length.isdigit() else 0)
-        self._presented = self._snapshot.identity.present(exchange, self._connection.config.identity)
-        identified = await self._pipeline.identify(exchange, self._presented)
+        presented = entry.presented = self._snapshot.identity.present(exchange, self._connection.config.identity)
+        identified = await self._pipeline.identify(exchange, presented)
         if isinstance(identified, Deny):
             return await self._refuse(identified)
-        self._identified = identified
+        entry.identified = identified
         if exchange.path == SESSION_PATH:
-            return await self._serve_session(identified)
+            return await self._serve_session(entry, identified)
         if head.last:
             return await self._decide(b"")
         if self._must_stream(int(length) if length.isdigit() else 0):
@@ -141,8 +136,6 @@ class Stream:
             if self._size > self._connection.config.max_inspect or Stream._awaited > MOST_AWAITED:
                 return await self._overflow()
             return []
-        if self._recorder is None:
-            raise Cut("a body without a decided head")
         return await self._pass_request_body(body.data, body.last)
 
     async def _overflow(self) -> Answers:
@@ -180,9 +173,11 @@ class Stream:
         self._size = 0
 
     async def _pass_request_body(self, data: bytes, last: bool) -> Answers:
-        assert self._recorder is not None
-        released = self._signed(self._recorder.request_body(data, last), last)
-        await self._recorder.commit()
+        recorder = self._entry.recorder if self._entry is not None else None
+        if recorder is None:
+            raise Cut("a body without a decided head")
+        released = self._signed(recorder.request_body(data, last), last)
+        await recorder.commit()
         return codec.forward_request_body(released, last) if released or last else []
 
     def _signed(self, data: bytes, last: bool) -> bytes:
@@ -195,10 +190,10 @@ class Stream:
         answers: Answers = []
         if self._collected is not None:
             answers = await self._decide(b"".join(self._collected), trailers.trailers)
-        elif self._recorder is not None:
-            held, _ = self._recorder.trailers(REQUEST, trailers.trailers)
+        elif self._entry is not None and self._entry.recorder is not None:
+            held, _ = self._entry.recorder.trailers(REQUEST, trailers.trailers)
             held = self._signed(held, True)
-            await self._recorder.commit()
+            await self._entry.recorder.commit()
             if held:
                 answers = codec.forward_request_body(held, False)
         if self.done:
@@ -212,41 +207,37 @@ class Stream:
     async def _decide(self, body: bytes | None, trailers: Headers | None = None) -> Answers:
         """The verdict. On `body` None the body follows; otherwise it is all there and goes on behind the head."""
         self._let_go()
-        assert self._head is not None
-        assert self._identified is not None
-        authorized = await self._pipeline.authorize(self._identified, body)
+        head, entry = self._head, self._entry
+        assert head is not None
+        assert entry is not None
+        assert entry.identified is not None
+        authorized = await self._pipeline.authorize(entry.identified, body)
         if isinstance(authorized, Deny):
             return await self._refuse(authorized)
         if authorized.hold is not None:
             assert body is not None
-            approved = await self._hold(authorized, body, trailers)
+            approved = await self._hold(entry, authorized, body, trailers)
         else:
             approved = Approved(authorized)
         passage = approved if isinstance(approved, Deny) else await self._pipeline.inject(approved, body)
         if isinstance(passage, Deny):
             return await self._refuse(passage)
         self._collected = None
-        self._injected = passage.injected
-        masker = self._masker(authorized.obligations)
-        if self._recorder is None:
-            recorder = self._begin_record(masker, body, trailers)
-        else:
-            recorder = self._recorder
-            recorder.use(masker)
-        self._response = respond(recorder, self._snapshot, self._connection, authorized, self._masker)
-        self._record_verdict(recorder, passage)
-        await recorder.commit()
+        injected = self._injected = passage.injected
+        recorder = await entry.passed(passage, body, trailers)
         self._spool.met(self)
-        injected = passage.injected
+        self._response = respond(recorder, self._snapshot, self._connection, authorized, entry.masker)
         # Secrets cannot be looked for in compressed frames and messages, so the upstream is not asked for them.
         unasked = (*_PER_MESSAGE, *self._response.unasked)
-        remove = (*injected.remove, *(n for n in unasked if self._head.exchange.headers.first(n) is not None))
+        remove = (*injected.remove, *(n for n in unasked if head.exchange.headers.first(n) is not None))
         answers = [codec.forward_request(remove=remove, put=injected.put, path=injected.path)]
-        if body is not None and not self._head.last and (body or trailers is None):
+        if body is not None and not head.last and (body or trailers is None):
             answers += codec.forward_request_body(body, last=trailers is None)
         return answers
 
-    async def _hold(self, authorized: Authorized, body: bytes, trailers: Headers | None) -> Approved | Deny:
+    async def _hold(
+        self, entry: Entry, authorized: Authorized, body: bytes, trailers: Headers | None
+    ) -> Approved | Deny:
         """Wait for people. Until they have decided, it stands in the journal as held."""
         if Stream._held + len(body) > MOST_HELD:
             return Deny(
@@ -257,180 +248,52 @@ class Stream:
             )
         Stream._held += len(body)
         try:
-            return await self._wait_for_people(authorized, body, trailers)
+            recorder = entry.begin(entry.masker(authorized.obligations), body, trailers)
+            shown = recorder.shown(body, self._snapshot.max_decoded, authorized.hits)
+            waiting = await self._pipeline.hold(authorized, body, trailers or Headers(), shown)
+            if isinstance(waiting, Deny):
+                return waiting
+            async with contextlib.aclosing(waiting):
+                entry.held(recorder, authorized, waiting.approval_id)
+                await recorder.commit()
+                self._spool.met(self)
+                return await waiting.outcome()
         finally:
             Stream._held -= len(body)
-
-    async def _wait_for_people(self, authorized: Authorized, body: bytes, trailers: Headers | None) -> Approved | Deny:
-        assert authorized.hold is not None
-        recorder = self._begin_record(self._masker(authorized.obligations), body, trailers)
-        shown = recorder.shown(body, self._snapshot.max_decoded, authorized.hits)
-        waiting = await self._pipeline.hold(authorized, body, trailers or Headers(), shown)
-        self._collected = None
-        if isinstance(waiting, Deny):
-            return waiting
-        try:
-            policy = ",".join(r.policy for r in authorized.hold.requirements)
-            held = Deny("approval.pending", "waits for a person", policy=policy, decision="hold")
-            self._verdict(recorder, held, approval_id=waiting.approval_id, of=authorized)
-            await recorder.commit()
-            self._spool.met(self)
-            return await waiting.outcome()
-        finally:
-            await waiting.close()
-
-    def _begin_record(self, masker: ExchangeMasker, body: bytes | None, trailers: Headers | None) -> Recorder:
-        recorder = self._recorder = self._new_recorder(masker)
-        recorder.open()
-        if body:
-            recorder.request_body(body, last=trailers is None)
-        if trailers is not None:
-            recorder.trailers(REQUEST, trailers)
-        return recorder
-
-    def _record_verdict(self, recorder: Recorder, passage: Passage) -> None:
-        approved = passage.approved
-        self._verdict(
-            recorder,
-            None,
-            credentials=passage.injected.labels,
-            approval_id=approved.approval_id,
-            approved_by=approved.approved_by,
-            of=approved.authorized,
-        )
-
-    def _verdict(
-        self,
-        recorder: Recorder,
-        deny: Deny | None,
-        *,
-        of: Authorized | None = None,
-        credentials: Sequence[str] = (),
-        approval_id: str = "",
-        approved_by: Sequence[str] = (),
-    ) -> None:
-        who = self._identified
-        recorder.verdict(
-            deny,
-            policy=of.grant if of else "",
-            operation=of.operation if of else deny.operation if deny else "",
-            hits=of.hits if of else deny.hits if deny else (),
-            credentials=credentials,
-            caller=who.caller if who else None,
-            workload=who.workload if who else None,
-            approval_id=approval_id,
-            approved_by=approved_by,
-        )
-
-    def _masker(self, obligations: Obligations = NO_OBLIGATIONS, secrets: Secrets = ()) -> ExchangeMasker:
-        assert self._head is not None
-        return self._snapshot.exchange_masker(
-            self._connection,
-            self._head.exchange,
-            self._presented,
-            secrets,
-            obligations,
-            self._injected.own if self._injected is not None else (),
-        )
-
-    def _new_recorder(self, masker: ExchangeMasker) -> Recorder:
-        assert self._head is not None
-        return Recorder(
-            self._spool,
-            self._attempt,
-            self._head.exchange,
-            masker,
-            host=self._connection.upstream_host,
-            digest=self._snapshot.digest,
-            undecodable=self._connection.config.undecodable,
-        )
 
     async def _refuse(self, deny: Deny) -> Answers:
         """Refuse and record it. Nothing has reached the upstream."""
         self._let_go()
-        assert self._head is not None
+        assert self._entry is not None
         self.done = True
-        recorder = self._recorder
-        if recorder is None:
-            recorder = self._new_recorder(self._masker())
-            recorder.open()
-            if self._collected:
-                try:
-                    recorder.request_body(b"".join(self._collected), last=True)
-                except DouaneError as fault:  # the refused body cannot be looked into, so it is not kept
-                    deny = replace(deny, message=f"{deny.message} (the body is not recorded: {fault.reason})")
-        self._verdict(recorder, deny, approval_id=deny.approval_id)
-        return await self._answer(
-            recorder,
-            deny.http_status,
-            codec.refusal_body(deny, self._head.exchange.exchange_id),
-            outcome="denied",
-            reason=deny.reason,
-            headers=deny.headers,
-        )
-
-    async def _answer(
-        self,
-        recorder: Recorder,
-        status: int,
-        body: bytes,
-        *,
-        outcome: str,
-        reason: str,
-        headers: Sequence[tuple[str, bytes]] = (),
-    ) -> Answers:
-        """Answer the client ourselves, once that is recorded."""
-        assert self._head is not None
-        self._recorder = recorder
-        recorder.response_head(status, Headers((*codec.REPLY_HEADERS, *headers)), reason, "", last=False)
-        recorder.response_body(body, last=True)
-        recorder.close(outcome, reason)
-        try:
-            await recorder.commit()
-        except RecordError as fault:
-            return [codec.refuse(denial(fault), self._head.exchange.exchange_id)]
-        # Envoy spares details in this form
-        return [codec.reply(status, body, details=reason or "session.served", headers=headers)]
+        return await self._entry.refuse(deny, self._collected or ())
 
     async def _fail(self, deny: Deny) -> Answers:
-        """A fault outside the stages. Envoy passes the refusal on while the answer's head has not left, and cuts the
-        connection afterwards."""
+        """A fault outside the stages."""
         if self._head is None:
             raise Cut(deny.reason)
-        recorder = self._recorder
-        if recorder is None:
-            if deny.reason == "recording.unavailable":  # to record it is what failed
-                self.done = True
-                return [codec.refuse(deny, self._head.exchange.exchange_id)]
-            return await self._refuse(deny)
-        if not recorder.started:
-            self._recorder = None
-            return await self._refuse(deny)
-        recorder.close("denied", deny.reason)
-        await recorder.commit()
+        self._let_go()
         self.done = True
-        return [codec.refuse(deny, self._head.exchange.exchange_id)]
+        if self._entry is None:
+            return [codec.refuse(deny, self._head.exchange.exchange_id)]
+        return await self._entry.fail(deny, self._collected or ())
 
-    async def _serve_session(self, identified: Identified) -> Answers:
+    async def _serve_session(self, entry: Entry, identified: Identified) -> Answers:
         """`POST /.douane/session`: a session key for a verified token; `DELETE` revokes the presented key."""
-        assert self._head is not None
         connection = self._connection
         answer = await self._snapshot.sessions.serve(
-            self._head.exchange, identified, connection.name, connection.config, self._presented
+            identified.exchange, identified, connection.name, connection.config, entry.presented
         )
         if isinstance(answer, Deny):
             return await self._refuse(answer)
         self.done = True
-        recorder = self._new_recorder(self._masker(secrets=answer.secrets))
-        recorder.open()
-        recorder.verdict(None, policy="session", caller=identified.caller, workload=identified.workload)
-        return await self._answer(recorder, answer.status, answer.text(), outcome="complete", reason="")
+        return await entry.serve(answer.status, answer.text(), answer.secrets)
 
     # --- the response ------------------------------------------------------------------------------------------------
 
     async def _on_response(self, phase: codec.Phase) -> Answers:
         answers = await self._response.on(phase)
-        if self._response.ended and (self._request_done or self._recorder is None):
+        if self._response.ended and (self._request_done or self._entry is None):
             self.done = True
         return answers
 

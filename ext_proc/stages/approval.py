@@ -151,9 +151,9 @@ class Waiting:
         except TimeoutError:
             return self._pending()
         finally:
-            await self.close()
+            await self.aclose()
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """End the call to the hub, however it went."""
         if self._states is not None:
             states, self._states = self._states, None
@@ -209,6 +209,7 @@ class Waiting:
             approval_id=self.approval_id,
             approval_url=self._state.url,
             hits=self._authorized.hits,
+            operation=self._authorized.operation,
         )
 
 
