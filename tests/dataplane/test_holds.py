@@ -278,14 +278,14 @@ async def test_a_killed_hub_loses_no_hold(border: Border) -> None:
 async def test_a_row_forged_in_the_ledger_approves_nothing(border: Border) -> None:
     first = await border.job.send("POST", "/echo/short/forged")
     approval = first.told["approval_id"]
-    forge = (
-        "INSERT INTO douane.approvals (ts, approval_id, event, approver) "
-        f"VALUES (now64(6), '{approval}', 'approved', 'oidc:eve')"
-    )
     writer = (border.stack.folder / "var/store/writer.password").read_text().strip()
+    row = {"approval_id": approval, "event": "approved", "number": 999, "approver": "oidc:eve"}
     done = await asyncio.to_thread(
         subprocess.run,
-        ["curl", "-sS", "--fail-with-body", "-u", f"writer:{writer}", "--data-binary", forge, store_of(border.stack)],
+        [
+            *("curl", "-sS", "--fail-with-body", "-u", f"writer:{writer}", "--data-binary", json.dumps(row)),
+            f"{store_of(border.stack)}?query=INSERT+INTO+douane.approvals+FORMAT+JSONEachRow",
+        ],
         capture_output=True,
         text=True,
     )
