@@ -328,7 +328,7 @@ async def test_mail_goes_through_tls_with_a_password(folder: Path, certificate: 
         how |= {
             "ssl_context": certificate,
             "auth_require_tls": False,
-        }  # it does not count a socket that begins with TLS
+        }
     else:
         how |= {"tls_context": certificate, "require_starttls": True, "auth_required": True}
     with mail_server(**how) as (mailbox, port):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from ext_proc.hub.replica import Replicas
 
 ANN = Approver("ann@acme.example", "https://id.example", "sub-ann", frozenset({"sre"}))
 DIGEST = bytes(range(32))
+PAGE = Path(__file__).parents[3] / "docs" / "approvals.md"
 
 
 def asked(exchange: int = 1, digest: bytes = DIGEST) -> Asked:
@@ -108,6 +110,11 @@ async def test_each_event_has_one_row_behind_restarts(tmp_path, store_config, cl
     assert (yes["gate"], yes["writer"], yes["digest"]) == ("g1", "local:0", DIGEST.hex().upper())
     assert yes["recent"]
     assert [row["event"] for row in rows(clickhouse, denied, "event")] == ["requested", "denied"]
+    [documented] = re.findall(r"```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    for table in ("approvals", "exchanges"):
+        documented = re.sub(rf"(FROM|JOIN) {table} ", rf"\1 {clickhouse.database}.{table} ", documented)
+    found = [row for row in clickhouse.query(documented) if row["path"] == "/api/v1/dashboard/é"]
+    assert {(row["approver"], row["comment"]) for row in found} >= {("oidc:ann@acme.example", "no")}
 
 
 async def test_a_row_in_clickhouse_approves_nothing(tmp_path, store_config, clickhouse: ClickHouse):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typer.testing import Result
 
 COMMANDS = ["init", "check", "up", "gate", "hub", "store", "run", "sessions", "search", "show", "sql", "schema"]
-COMMANDS += ["envoy", "mask", "version"]
+COMMANDS += ["envoy", "mask", "version", "login", "approvals"]
 
 
 @pytest.fixture(autouse=True)

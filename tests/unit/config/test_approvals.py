@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from ext_proc.config import ConfigErrors, parse
@@ -89,3 +92,9 @@ def mail(server: str, sender: str = "a@b.example", to: str = "c@d.example") -> s
 )
 def test_what_cannot_work_is_refused(text: str, reason: str) -> None:
     assert reasons(text) == [reason]
+
+
+def test_the_example_of_the_page_is_a_configuration() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "approvals.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert parse("version: 1\n" + example, "docs/approvals.md", Path("/srv")).config.approvals.sign_in is not None

@@ -254,6 +254,18 @@ def test_what_counts_as_a_secret_variable() -> None:
     assert "canary" not in repr(Environments({"A": "canary"}, {}))
 
 
+def test_what_notices_are_sent_with_is_for_the_hub_alone() -> None:
+    text = (
+        CONFIG.format(folder="/srv", port=15000)
+        + "approvals: {notify: [{slack: {env: SLACK}}, {webhook: {env: HOOK}, secret: {env: API_KEY}}]}\n"
+    )
+    config = parse(text, "douane.yaml", Path("/srv")).config
+    names = ("SLACK", "HOOK", "API_KEY", "STORE_PASSWORD", "AWS", "PATH")
+    seen = Environments(dict.fromkeys(names, "x"), {"PATH": "x"})
+    assert set(seen.for_hub(config)) == {"SLACK", "HOOK", "API_KEY", "STORE_PASSWORD", "PATH"}
+    assert set(seen.for_worker(config)) == {"API_KEY", "AWS", "PATH"}  # API_KEY is a connection's as well
+
+
 @pytest.mark.parametrize(
     ("role", "key", "line"),
     [
