@@ -91,7 +91,7 @@ class _Api:
         if not may_see(found.approval, approver):
             raise ApprovalError(
                 "approval.not_approver",
-                f"{approver.label} is not among those who may see {ids[0]}",
+                f"{approver.label} is not among those who may see {prefix}",
                 remedy="Sign in as one of its approvers.",
                 http_status=403,
             )
