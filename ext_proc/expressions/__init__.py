@@ -8,11 +8,13 @@ from ext_proc.expressions.errors import (
     BudgetExceeded,
     EvaluationError,
     ExpressionError,
+    FactUnknown,
     FactUnreadable,
 )
 from ext_proc.expressions.expression import BUDGET, Expression, compile_condition, compile_expression
 from ext_proc.expressions.functions import FUNCTIONS, Function, Functions, Overload
 from ext_proc.expressions.types import Schema, Type
+from ext_proc.expressions.values import Unknown
 
 __all__ = [
     "BUDGET",
@@ -21,12 +23,14 @@ __all__ = [
     "EvaluationError",
     "Expression",
     "ExpressionError",
+    "FactUnknown",
     "FactUnreadable",
     "Function",
     "Functions",
     "Overload",
     "Schema",
     "Type",
+    "Unknown",
     "compile_condition",
     "compile_expression",
 ]

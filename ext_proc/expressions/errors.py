@@ -29,7 +29,7 @@ class EvaluationError(Exception):
 
 
 class FactUnknown(EvaluationError):  # noqa: N818 (a value that is not there yet is no error of the rule's)
-    """A fact was asked for that is not known: at load, where none is."""
+    """A fact was asked for that is not known: at load, where none is, or of a record that does not have it."""
 
 
 class BudgetExceeded(Exception):  # noqa: N818 (the established name)

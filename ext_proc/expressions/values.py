@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from ext_proc.expressions.errors import BudgetExceeded, EvaluationError
 
@@ -55,6 +55,25 @@ class Frame:
             raise BudgetExceeded
 
 
+class Unknown:
+    """A value that exists and is not known, such as one that is masked in a record. Whatever looks at it raises
+    FactUnknown, which `&&`, `||`, `all` and `exists` absorb where the other side decides.
+
+    `touch` is called then, and raises it.
+    """
+
+    __slots__ = ("touch",)
+
+    def __init__(self, touch: Callable[[], NoReturn]) -> None:
+        self.touch = touch
+
+    def _touched(self, *_: object) -> NoReturn:
+        self.touch()
+
+    __bool__ = __len__ = __iter__ = __hash__ = _touched
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = __contains__ = _touched
+
+
 Closure: TypeAlias = Callable[[Frame], Any]
 
 _NAMES: dict[type, str] = {
@@ -78,6 +97,8 @@ _PLAIN = frozenset({bool, str, bytes, datetime, timedelta, type(None), TypeValue
 
 def name_of(value: Any) -> str:
     """The name of the value's type."""
+    if type(value) is Unknown:
+        value.touch()
     known = _NAMES.get(type(value))
     return known or ("map" if isinstance(value, dict) else "list")
 
@@ -101,6 +122,9 @@ def equal(a: Any, b: Any, frame: Frame) -> bool:
     if isinstance(a, dict) and isinstance(b, dict) and len(a) == len(b):
         frame.charge(3 * len(a) + 4)
         return all(key in b and equal(value, b[key], frame) for key, value in a.items())
+    for value in (a, b):
+        if type(value) is Unknown:
+            value.touch()
     return False
 
 

@@ -44,7 +44,7 @@ class Grants:
     def __init__(self, config: Config, operations: Mapping[str, Operations] | None = None) -> None:
         known = all_operations(config) if operations is None else operations
         self._scopes = {
-            name: _ConnectionScopes(connection.scopes, known[name], f"connections.{name}.scopes")
+            name: ConnectionScopes(connection.scopes, known[name], f"connections.{name}.scopes")
             for name, connection in config.connections.items()
         }
         self._rules = tuple(
@@ -99,7 +99,7 @@ class Grants:
         return held
 
 
-class _ConnectionScopes:
+class ConnectionScopes:
     """A connection's scopes: `METHOD PATH` patterns, and `operation NAME`."""
 
     def __init__(self, scopes: Mapping[str, Sequence[str]], operations: Operations, place: str) -> None:

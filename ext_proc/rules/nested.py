@@ -7,7 +7,7 @@ from typing import Any
 
 from ext_proc.expressions import FUNCTIONS, Function, Functions, Overload
 from ext_proc.expressions.types import DYN, STRING, list_of
-from ext_proc.expressions.values import TEXT_PER_STEP, Frame, no_overload
+from ext_proc.expressions.values import TEXT_PER_STEP, Frame, Unknown, no_overload
 from ext_proc.rules import strict_json
 
 _LISTS = frozenset({"widgets", "cells", "panels", "tiles"})
@@ -52,6 +52,8 @@ def find(frame: Frame, document: Any, name: Any) -> list[Any]:
 
 def _indexed(frame: Frame, document: Any) -> _Index:
     """The index of a document; where it was made before, at the same price."""
+    if type(document) is Unknown:
+        document.touch()
     known: _Index | None = frame.memo.get(id(document))
     if known is not None and known.document is document and (known.complete or frame.left < known.cost):
         frame.charge(known.cost)
