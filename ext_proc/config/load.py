@@ -85,6 +85,12 @@ def load(path: Path, snapshot: Path | None = None) -> Loaded:
     With `snapshot`, its text is read in the place of the file's: a supervisor keeps the last good text there, so that
     a child that starts again does not pick up an edit that was refused. Paths still mean the file's folder.
     """
+    text = read_text(path, snapshot)
+    return parse(text, str(path), path.absolute().parent)
+
+
+def read_text(path: Path, snapshot: Path | None = None) -> str:
+    """The file's text, or that of `snapshot`. ConfigError where it cannot be read."""
     try:
         raw = (snapshot or path).read_bytes()
     except FileNotFoundError:
@@ -103,7 +109,7 @@ def load(path: Path, snapshot: Path | None = None) -> Loaded:
         raise ConfigError(
             "config.syntax", "is not UTF-8", where=f"{path}:{line}:1", remedy="Save it as UTF-8."
         ) from None
-    return parse(text, str(path), path.absolute().parent)
+    return text
 
 
 def parse(text: str, origin: str, base_dir: Path) -> Loaded:
@@ -114,6 +120,20 @@ def parse(text: str, origin: str, base_dir: Path) -> Loaded:
         raise ConfigError(
             "config.value", "is no mapping of keys", where=f"{origin}:1:1", remedy="`douane init` writes an example."
         )
+    return _checked(data, positions, text, origin, base_dir)
+
+
+def parse_over(base: Loaded, text: str, origin: str) -> Loaded:
+    """A configuration like `base` but for the top-level keys that `text` has. Its digest is that of `text`; relative
+    paths mean the folder of `base`."""
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    data, positions = read(text, origin)
+    below, _ = read(base.text, str(base.path))
+    laid = base.positions.under(positions, frozenset(data))
+    return _checked({**below, **data}, laid, text, origin, base.path.absolute().parent)
+
+
+def _checked(data: dict[str, Any], positions: Positions, text: str, origin: str, base_dir: Path) -> Loaded:
     try:
         config = Config.model_validate(_with_sections(data), context={"base_dir": str(base_dir)})
     except ValidationError as error:

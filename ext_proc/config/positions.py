@@ -28,9 +28,19 @@ class Positions:
     origin: str
     keys: dict[YamlPath, tuple[int, int]] = field(default_factory=dict)
     values: dict[YamlPath, tuple[int, int]] = field(default_factory=dict)
+    over: tuple[Positions, frozenset[str]] | None = None
+    """Those of another file, and the top-level keys that are from there."""
+
+    def under(self, over: Positions, names: frozenset[str]) -> Positions:
+        """These, but for the top-level keys `names`, which `over` has."""
+        keys = {path: mark for path, mark in self.keys.items() if path[0] not in names}
+        values = {path: mark for path, mark in self.values.items() if not path or path[0] not in names}
+        return Positions(self.origin, keys | over.keys, values | over.values, (over, names))
 
     def where(self, path: YamlPath) -> str:
         """`file:line:column` of the path's key, or of the nearest thing around it that is written down."""
+        if self.over is not None and path and path[0] in self.over[1]:
+            return self.over[0].where(path)
         while path:
             mark = self.keys.get(path) or self.values.get(path)
             if mark:
@@ -40,6 +50,8 @@ class Positions:
 
     def where_value(self, path: YamlPath) -> str:
         """As `where`, but of the value."""
+        if self.over is not None and path and path[0] in self.over[1]:
+            return self.over[0].where_value(path)
         mark = self.values.get(path)
         return f"{self.origin}:{mark[0]}:{mark[1]}" if mark else self.where(path)
 
