@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import typer
 
@@ -70,6 +71,13 @@ class Conditions:
         when = parse_since(text)
         if when is not None:
             self.add(f"{column} >= toDateTime64({{since:String}}, 6, 'UTC')", since=when)
+
+    def session(self, text: str) -> None:
+        """A run by its id, or by a part of its label."""
+        try:
+            self.add("session_id = {session:UUID}", session=str(UUID(text)))
+        except ValueError:
+            self.add("positionCaseInsensitive(session_label, {session:String}) > 0", session=text)
 
     def where(self) -> str:
         return " AND ".join(f"({clause})" for clause in self.clauses) or "1"

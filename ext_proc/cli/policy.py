@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ext_proc.cli import policy_suggest, policy_test
 from ext_proc.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, load_config
 from ext_proc.cli.output import cell, few, print_json, print_rows, table, visible
 
@@ -232,3 +233,7 @@ def _outcome(policies: Policies, facts: Facts) -> dict[str, str]:
         wanted = [f"{r.policy}: {r.quorum} of {', '.join(r.approvers)}" for r in decision.hold.requirements]
         return {"outcome": "hold", "why": "; ".join(wanted)}
     return {"outcome": "passes, where a grant allows it", "why": ""}
+
+
+policy_test.register(app)
+policy_suggest.register(app)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Annotated, Any
-from uuid import UUID
 
 import typer
 
 from ext_proc.cli.ledger import Conditions, Ledger
-from ext_proc.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, Limit, Since
+from ext_proc.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, Limit, OfSession, Since
 from ext_proc.cli.output import print_json, table, visible
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def register(app: typer.Typer, panel: str) -> None:
         config: ConfigFile = DEFAULT_CONFIG,
         since: Since = None,
         connection: Annotated[str | None, typer.Option(help="Only this connection.")] = None,
-        session: Annotated[str | None, typer.Option(help="Only this run: its id, or a part of its label.")] = None,
+        session: OfSession = None,
         operation: Annotated[str | None, typer.Option(help="Only this operation, such as CreateDashboard.")] = None,
         decision: Annotated[str | None, typer.Option(help="allow, deny or hold.")] = None,
         limit: Limit = 50,
@@ -69,7 +68,7 @@ def register(app: typer.Typer, panel: str) -> None:
         if decision is not None:
             where.add("decision = {decision:String}", decision=decision)
         if session is not None:
-            _add_session(where, session)
+            where.session(session)
         ledger = Ledger(config)
         rows = _find(ledger, text, where, limit)
         for row in rows:
@@ -143,13 +142,6 @@ def _contains(column: str) -> str:
 def _snippet(column: str) -> str:
     start = f"greatest(1, toInt64(positionCaseInsensitive({column}, {{text:String}})) - {_AROUND})"
     return f"substring({column}, {start}, {2 * _AROUND} + length({{text:String}}))"
-
-
-def _add_session(where: Conditions, session: str) -> None:
-    try:
-        where.add("session_id = {session:UUID}", session=str(UUID(session)))
-    except ValueError:
-        where.add("positionCaseInsensitive(session_label, {session:String}) > 0", session=session)
 
 
 def _cell(row: dict[str, Any], name: str) -> str:
