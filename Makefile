@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-holds bench-policies bench-responses lock clean
+.PHONY: help demo test check bench bench-holds bench-policies bench-responses bench-backtest lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -49,6 +49,9 @@ bench-policies: $(READY) ## What policies cost, on honest and on hostile bodies 
 
 bench-responses: $(READY) ## What it costs to look into responses, and to mask them for clients (a minute)
 	@$(BIN)/python -m bench.responses $(ARGS)
+
+bench-backtest: $(READY) ## How fast recorded traffic is judged anew (two minutes; needs DOUANE_CORPUS)
+	@$(BIN)/python -m bench.backtest $(ARGS)
 
 lock: $(READY) ## Resolve requirements.lock anew from pyproject.toml (newest versions: make lock UPGRADE=1)
 	$(BIN)/uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 \
