@@ -32,6 +32,7 @@ from ext_proc.expressions.values import (
     Closure,
     Frame,
     add,
+    charge_key,
     contained,
     divide,
     equal,
@@ -45,6 +46,8 @@ from ext_proc.expressions.values import (
     subtract,
 )
 
+FOLDED_PER_STEP = 16
+"""Characters of a name whose letter case a step makes one."""
 ERROR_STEPS = 10
 """What an error costs that the other side of && or || absorbs: raising one takes as long as ten nodes."""
 
@@ -108,9 +111,13 @@ class Compiler:
         raise AssertionError(f"the checker makes no {type(node).__name__}")
 
     def macro(self, node: Macro) -> Closure:
+        return self.over(node, self.compile(node.range))
+
+    def over(self, node: Macro, items: Closure) -> Closure:
+        """The macro over what `items` gives."""
         guard = None if node.guard is None else self.compile(node.guard)
         steps = 1 + cost(node.body) + (cost(node.guard) if node.guard is not None else 0)
-        return macros.compile_macro(node, self.compile(node.range), self.compile(node.body), guard, steps)
+        return macros.compile_macro(node, items, self.compile(node.body), guard, steps)
 
     def _member(self, operand: Closure, field: str) -> Closure:
         other = self._other_case(field)
@@ -120,25 +127,38 @@ class Compiler:
             try:
                 return value[field]
             except KeyError:
-                return other(value, frame)
+                name = other(value, frame)
+                if name is None:
+                    raise EvaluationError(f"there is no member {field!r}") from None
+                return value[name]
             except (TypeError, IndexError):
                 raise EvaluationError(f"{name_of(value)} has no member {field!r}") from None
 
         return member
 
-    def _other_case(self, field: str) -> Callable[[dict[str, Any], Frame], Any]:
-        """What a map has under the name in other letters; EvaluationError where it has nothing."""
+    def _other_case(self, field: str) -> Callable[[dict[Any, Any], Frame], str | None]:
+        """The name in other letters that a map has; None where it has none, or they are not looked for."""
+        if not self._folding:
+            return lambda value, frame: None
         folded = field.casefold()
+        longest = len(folded)  # folding makes nothing shorter, so that longer names need not be
+        quarters = 2 + longest // 8
 
-        def search(value: dict[str, Any], frame: Frame) -> Any:
-            if self._folding:
-                frame.charge(len(value) // 4)
-                for name in value:
-                    if type(name) is str and name.casefold() == folded:
-                        return value[name]
-            raise EvaluationError(f"there is no member {field!r}")
+        def search(value: dict[Any, Any], frame: Frame) -> str | None:
+            frame.charge(len(value) * quarters // 4)
+            for name in value:
+                if type(name) is str and len(name) <= longest and name.casefold() == folded:
+                    return name
+            return None
 
         return search
+
+    def _other_case_of(self, key: Any, value: dict[Any, Any], frame: Frame) -> str | None:
+        """As `_other_case`, for a key that is computed."""
+        if not self._folding or type(key) is not str:
+            return None
+        frame.charge(len(key) // FOLDED_PER_STEP)
+        return self._other_case(key)(value, frame)
 
     def _has(self, node: Select) -> Closure:
         operand, field = self.compile(node.operand), node.field
@@ -148,13 +168,7 @@ class Compiler:
             value = operand(frame)
             if not isinstance(value, dict):
                 raise EvaluationError(f"{name_of(value)} has no members")
-            if field in value:
-                return True
-            try:
-                other(value, frame)
-            except EvaluationError:
-                return False
-            return True
+            return field in value or other(value, frame) is not None
 
         return has
 
@@ -166,12 +180,14 @@ class Compiler:
             if isinstance(value, dict):
                 if not is_key(at):
                     raise no_overload("an index of a map", at)
+                charge_key(at, frame)
                 try:
                     return value[at]
                 except KeyError:
-                    if type(at) is str:
-                        return self._other_case(at)(value, frame)
-                    raise EvaluationError("there is no such key") from None
+                    name = self._other_case_of(at, value, frame)
+                    if name is None:
+                        raise EvaluationError("there is no such key") from None
+                    return value[name]
             if not isinstance(value, list):
                 raise no_overload("an index", value)
             if not is_key(at) or type(at) is str:
@@ -233,9 +249,18 @@ class Compiler:
             case "in" if isinstance(node.right, ListOf) and all(isinstance(i, Literal) for i in node.right.items):
                 return _in_literals(left, [i.value for i in node.right.items if isinstance(i, Literal)])
             case "in" if self._folding:
-                return lambda frame: _in_other_case(left(frame), right(frame), frame)
+                return self._contained(left, right)
         compute = _ARITHMETIC[node.operator]
         return lambda frame: compute(left(frame), right(frame), frame)
+
+    def _contained(self, left: Closure, right: Closure) -> Closure:
+        def member(frame: Frame) -> bool:
+            needle, container = left(frame), right(frame)
+            if contained(needle, container, frame):
+                return True
+            return isinstance(container, dict) and self._other_case_of(needle, container, frame) is not None
+
+        return member
 
     def logical(self, node: Binary) -> Closure:
         return logical(self.compile(node.left), self.compile(node.right), decides=node.operator == "||")
@@ -260,8 +285,9 @@ class Compiler:
             made: dict[Any, Any] = {}
             for key, value in entries:
                 name = key(frame)
-                if not is_key(name):
+                if not is_key(name) or type(name) is float:
                     raise no_overload("a map's key", name)
+                charge_key(name, frame)
                 if name in made:
                     raise EvaluationError("a map has the same key twice")
                 made[name] = value(frame)
@@ -317,17 +343,6 @@ def _at_most(a: Any, b: Any, frame: Frame) -> bool:
 
 def _at_least(a: Any, b: Any, frame: Frame) -> bool:
     return less(b, a, frame) or bool(a == b)
-
-
-def _in_other_case(needle: Any, container: Any, frame: Frame) -> bool:
-    """`in`, where a map has a name in whatever letters."""
-    if contained(needle, container, frame):
-        return True
-    if not isinstance(container, dict) or type(needle) is not str:
-        return False
-    frame.charge(len(container) // 4)
-    folded = needle.casefold()
-    return any(type(name) is str and name.casefold() == folded for name in container)
 
 
 def _in_literals(left: Closure, values: list[Any]) -> Closure:

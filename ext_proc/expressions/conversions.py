@@ -14,9 +14,13 @@ from ext_proc.expressions.types import BOOL, BYTES, DOUBLE, DURATION, INT, STRIN
 from ext_proc.expressions.values import INT_MAX, INT_MIN, TEXT_PER_STEP, UINT_MAX, Frame, UInt, no_overload
 
 _WHOLE = re.compile(r"[+-]?\d{1,20}", re.ASCII)
-_DOUBLE = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:inf|infinity)|nan", re.ASCII | re.IGNORECASE)
+_DOUBLE = re.compile(
+    r"[+-]?(?:\d++\.?\d*+|\.\d++)(?:[eE][+-]?\d++)?|[+-]?(?:inf|infinity)|nan", re.ASCII | re.IGNORECASE
+)
 _LONGEST = 400
+_DIGITS_PER_STEP = 16
 _OF_TIME = 50  # steps: a pattern, and arithmetic
+_OF_TEXT = 10
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
@@ -58,8 +62,9 @@ def _uint(_: Frame, value: Any) -> int:
     return UInt(_ranged(_number(value, "uint"), 0, UINT_MAX, "uint"))
 
 
-def _double(_: Frame, value: Any) -> float:
+def _double(frame: Frame, value: Any) -> float:
     if type(value) is str:
+        frame.charge(min(len(value), _LONGEST) // _DIGITS_PER_STEP)
         if len(value) > _LONGEST or not _DOUBLE.fullmatch(value):
             raise EvaluationError("the text is no double")
         return float(value)
@@ -89,8 +94,10 @@ def _string(frame: Frame, value: Any) -> str:
         except UnicodeDecodeError:
             raise EvaluationError("the bytes are not UTF-8") from None
     if kind is datetime:
+        frame.charge(_OF_TEXT)
         return times.format_timestamp(value)
     if kind is timedelta:
+        frame.charge(_OF_TEXT)
         return times.format_duration(value)
     raise no_overload("string()", value)
 
@@ -130,6 +137,7 @@ def _duration(frame: Frame, value: Any) -> timedelta:
     if isinstance(value, timedelta):
         return value
     if type(value) is str:
+        frame.charge(min(len(value), times.LONGEST))
         return times.parse_duration(value)
     raise no_overload("duration()", value)
 

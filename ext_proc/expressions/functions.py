@@ -51,6 +51,16 @@ class Function:
 Functions = Mapping[str, Function]
 
 
+def _charge_search(frame: Frame, text: str, part: str, times: int = 1) -> None:
+    """CPython's search (Objects/stringlib/fastsearch.h) is linear for most lengths. For the others it may compare all
+    of `part` at each place, or at the last ones."""
+    n, m = len(text), len(part)
+    places = max(n - m, 0)
+    if n >= _ALWAYS_SIMPLE and not (m < _SHORT and n < _SIMPLE_FOR_SHORT):
+        places = min(places, _SIMPLE_AT_THE_END) if 4 * m >= n else 0
+    frame.charge(times * (n // TEXT_PER_STEP + places * m // _COMPARED_PER_STEP))
+
+
 def _size(_: Frame, value: Any) -> int:
     if isinstance(value, str | bytes | list | dict):
         return len(value)
@@ -67,7 +77,7 @@ def _search(name: str) -> Callable[[Frame, Any, Any], bool]:
         if name == "endsWith":
             frame.charge(len(part) // TEXT_PER_STEP)
             return text.endswith(part)
-        frame.charge(len(text) // TEXT_PER_STEP)
+        _charge_search(frame, text, part)
         return part in text
 
     return search
@@ -84,26 +94,26 @@ def _letters(name: str, change: Callable[[str], str]) -> Callable[[Frame, Any], 
 
 
 _OF_CALENDAR = 5
-_OF_ZONE = 300  # steps: its rules may have to be read
-_UPPER_TO_LOWER = {n: n + 32 for n in range(ord("A"), ord("Z") + 1)}
-_LOWER_TO_UPPER = {n: n - 32 for n in range(ord("a"), ord("z") + 1)}
+_OF_ZONE = 500  # steps: its rules may have to be read
+_ALWAYS_SIMPLE, _SHORT, _SIMPLE_FOR_SHORT, _SIMPLE_AT_THE_END = 2500, 100, 30_000, 2000
+_COMPARED_PER_STEP = 512
 
 
 def _lower(text: str) -> str:
-    return text.lower() if text.isascii() else text.translate(_UPPER_TO_LOWER)
+    return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
 def _upper(text: str) -> str:
-    return text.upper() if text.isascii() else text.translate(_LOWER_TO_UPPER)
+    return text.encode("utf-8", "surrogatepass").upper().decode("utf-8", "surrogatepass")
 
 
 def _split(frame: Frame, text: Any, separator: Any) -> list[str]:
     if type(text) is not str or type(separator) is not str:
         raise no_overload("split()", text, separator)
-    frame.charge(len(text) // TEXT_PER_STEP)
     if not separator:
         frame.charge(len(text))
         return list(text)
+    _charge_search(frame, text, separator, times=3)  # counting, and splitting
     frame.charge(text.count(separator))
     return text.split(separator)
 
@@ -124,7 +134,7 @@ def _join(frame: Frame, items: Any, separator: Any = "") -> str:
 def _replace(frame: Frame, text: Any, old: Any, new: Any) -> str:
     if type(text) is not str or type(old) is not str or type(new) is not str:
         raise no_overload("replace()", text, old, new)
-    frame.charge(len(text) // TEXT_PER_STEP)
+    _charge_search(frame, text, old, times=3)  # counting, here and in Python's, and replacing
     count = text.count(old)
     frame.charge(count + (len(text) + count * max(len(new) - len(old), 0)) // TEXT_PER_STEP)
     return text.replace(old, new)

@@ -11,13 +11,15 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from ext_proc.expressions.errors import EvaluationError
 
 _TIMESTAMP = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
+    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))",
+    re.ASCII,
 )
 _OFFSET = re.compile(r"([+-]?)(\d\d):(\d\d)", re.ASCII)
 _DURATION = re.compile(r"[+-]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:h|ms|us|µs|ns|m|s))+|[+-]?0", re.ASCII)
 _PIECE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|us|µs|ns|m|s)", re.ASCII)
 _NANOSECONDS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "µs": 10**3, "ns": 1}
-_LONGEST = 64
+LONGEST = 64
+"""Of a duration's text, and of a time zone's name."""
 _MOST_SECONDS = 315_576_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
@@ -58,7 +60,7 @@ def to_seconds(moment: datetime) -> int:
 
 def parse_duration(text: str) -> timedelta:
     """Go's form: `1h30m`, `-1.5s`; EvaluationError otherwise."""
-    if len(text) > _LONGEST or not _DURATION.fullmatch(text):
+    if len(text) > LONGEST or not _DURATION.fullmatch(text):
         raise EvaluationError("a duration is written as in 1h30m or 90s")
     nanoseconds = 0
     for number, unit in _PIECE.findall(text):
@@ -91,7 +93,7 @@ def _zone(name: str) -> tzinfo:
         shift = timedelta(hours=int(match[2]), minutes=int(match[3]))
         if shift < timedelta(days=1):
             return timezone(-shift if match[1] == "-" else shift)
-    if len(name) <= _LONGEST:
+    if len(name) <= LONGEST:
         try:
             return ZoneInfo(name)
         except (ZoneInfoNotFoundError, ValueError, OSError):

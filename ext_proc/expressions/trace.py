@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 from ext_proc.expressions.compiler import Compiler
-from ext_proc.expressions.errors import BudgetExceeded, EvaluationError
+from ext_proc.expressions.errors import BudgetExceeded, EvaluationError, FactUnreadable
 from ext_proc.expressions.functions import Functions
 from ext_proc.expressions.macros import items_of
 from ext_proc.expressions.syntax import Binary, Call, Fact, Index, Macro, Node, Select, Variable
@@ -30,6 +31,7 @@ class Tracer(Compiler):
     def __init__(self, source: str, functions: Functions, *, folding: bool) -> None:
         super().__init__(functions, folding=folding)
         self._source = source
+        self._plain = Compiler(functions, folding=folding)
 
     def compile(self, node: Node) -> Closure:
         return self._noting(node, super().compile)
@@ -37,8 +39,7 @@ class Tracer(Compiler):
     def _noting(self, node: Node, compile_: Callable[[Node], Closure]) -> Closure:
         if not _is_leaf(node):
             return compile_(node)
-        # below a leaf nothing is noted: the plain compiler does it
-        plain = Compiler(self._functions, folding=self._folding).compile(node)
+        plain = self._plain.compile(node)  # below a leaf nothing is noted
         text = self._text(node)
 
         def note(frame: Frame) -> Any:
@@ -78,9 +79,10 @@ class Tracer(Compiler):
         return combine
 
     def macro(self, node: Macro) -> Closure:
+        over = self.compile(node.range)
         if node.kind not in ("all", "exists"):
-            return super().macro(node)
-        over, body, place = self.compile(node.range), self.compile(node.body), self._text(node.range)
+            return self._plain.over(node, over)  # no turn of theirs decides by itself
+        body, place = self.compile(node.body), self._text(node.range)
         decides = node.kind == "exists"
 
         def quantify(frame: Frame) -> Any:
@@ -109,7 +111,7 @@ class Tracer(Compiler):
 
 def trace(closure: Closure, frame: Frame) -> dict[str, Any]:
     """The values noted on the way, whatever came of it."""
-    with contextlib.suppress(EvaluationError, BudgetExceeded):
+    with contextlib.suppress(EvaluationError, BudgetExceeded, FactUnreadable, RecursionError):
         closure(frame)
     return dict(itertools.islice(frame.seen.items(), MAX_VALUES))
 
@@ -124,13 +126,15 @@ def _is_leaf(node: Node) -> bool:
 
 def shown(value: Any) -> Any:
     """A value as JSON has it, short: of a list or a map only its size."""
-    if isinstance(value, bool | float) or value is None:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int):
         return int(value) if abs(value) < 2**63 else str(value)[:MAX_CHARACTERS]
     if isinstance(value, str):
-        value = value if value.isascii() else value.encode("utf-8", "replace").decode()  # JSON may have half characters
-        return value if len(value) <= MAX_CHARACTERS else f"{value[:MAX_CHARACTERS]}... ({len(value)} characters)"
+        start = value[:MAX_CHARACTERS].encode("utf-8", "replace").decode()  # JSON may have half characters
+        return start if len(value) <= MAX_CHARACTERS else f"{start}... ({len(value)} characters)"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
     if isinstance(value, datetime):

@@ -111,21 +111,34 @@ def equal(a: Any, b: Any, frame: Frame) -> bool:
     """CEL's `==`: numbers by their value whatever their types, other values of different types never."""
     kind = type(a)
     if kind is type(b) and kind in _PLAIN:
-        if (kind is str or kind is bytes) and len(a) > TEXT_PER_STEP:
+        if (kind is str or kind is bytes) and len(a) > TEXT_PER_STEP and len(a) == len(b):
             frame.charge(len(a) // TEXT_PER_STEP)
         return bool(a == b)
     if kind in _NUMBERS and type(b) in _NUMBERS:
         return bool(a == b)
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         frame.charge(2 * len(a) + 3)
-        return all(equal(x, y, frame) for x, y in zip(a, b, strict=True))
+        for x, y in zip(a, b, strict=True):
+            if not equal(x, y, frame):
+                return False
+        return True
     if isinstance(a, dict) and isinstance(b, dict) and len(a) == len(b):
         frame.charge(3 * len(a) + 4)
-        return all(key in b and equal(value, b[key], frame) for key, value in a.items())
+        for key, value in a.items():
+            charge_key(key, frame)
+            if key not in b or not equal(value, b[key], frame):
+                return False
+        return True
     for value in (a, b):
         if type(value) is Unknown:
             value.touch()
     return False
+
+
+def charge_key(key: Any, frame: Frame) -> None:
+    """Before a map is asked for it: one that it holds is compared, however long it is."""
+    if type(key) is str and len(key) > TEXT_PER_STEP:
+        frame.charge(len(key) // TEXT_PER_STEP)
 
 
 def less(a: Any, b: Any, frame: Frame) -> bool:
@@ -141,7 +154,7 @@ def less(a: Any, b: Any, frame: Frame) -> bool:
 def contained(needle: Any, container: Any, frame: Frame) -> bool:
     """CEL's `in`: a list's values, a map's keys."""
     if isinstance(container, list):
-        if type(needle) is str:  # equal to strings only, also in Python's eyes, and at its speed
+        if type(needle) is str and len(needle) <= TEXT_PER_STEP:  # as Python's `==`, and at its speed
             frame.charge(len(container) // 8 + 1)
             return needle in container
         frame.charge(2 * len(container))
@@ -149,6 +162,7 @@ def contained(needle: Any, container: Any, frame: Frame) -> bool:
     if isinstance(container, dict):
         if not is_key(needle) and type(needle) is not float:
             raise no_overload("in", needle, container)
+        charge_key(needle, frame)
         return needle in container
     raise no_overload("in", needle, container)
 
