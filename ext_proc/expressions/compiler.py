@@ -139,7 +139,7 @@ class Compiler:
     def _other_case(self, field: str) -> Callable[[dict[Any, Any], Frame], str | None]:
         """The name in other letters that a map has; None where it has none, or they are not looked for."""
         if not self._folding:
-            return lambda value, frame: None
+            return lambda _value, _frame: None
         folded = field.casefold()
         longest = len(folded)  # folding makes nothing shorter, so that longer names need not be
         quarters = 2 + longest // 8

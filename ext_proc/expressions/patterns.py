@@ -3,17 +3,23 @@ used on what a caller sent."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import re2
 
+from ext_proc.expressions.automaton import few_states
 from ext_proc.expressions.values import TEXT_PER_STEP, Frame, no_overload
 
 MAX_PROGRAM = 1000
 """RE2's instructions; a repeated class of letters (`\\pL{50}`) has tens of thousands, and costs as much a byte."""
-_PER_FACTOR = 50
+MAX_STATES = 300
+"""Up to which a search takes a few nanoseconds a byte whatever the text; beyond, it is charged as what it may take."""
 _MEMORY = 1 << 20
+_MEMORY_OF_FEW = 8 << 20  # room for several times as many states
+_BYTES_PER_STEP = 32
+_COMPARED_PER_STEP = 20
 
 
 class PatternError(ValueError):
@@ -23,16 +29,18 @@ class PatternError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Pattern:
     source: str
-    _compiled: Any = field(repr=False, compare=False)
-    _factor: int = 1
+    _found: Callable[[bytes], bool] = field(repr=False, compare=False)
+    _width: int = 0
+    """Instructions that each byte may be compared with; 0 where the automaton has few states."""
 
     def found_in(self, text: Any, frame: Frame) -> bool:
         """Whether it is anywhere in the text."""
         if type(text) is not str:
             raise no_overload("matches()", text)
-        if len(text) > TEXT_PER_STEP:
-            frame.charge(len(text) // TEXT_PER_STEP * self._factor)
-        return self._compiled.search(text.encode("utf-8", "surrogatepass")) is not None
+        frame.charge(1 + len(text) // TEXT_PER_STEP)
+        data = text.encode("utf-8", "surrogatepass")
+        frame.charge(len(data) * self._width // _COMPARED_PER_STEP if self._width else len(data) // _BYTES_PER_STEP)
+        return self._found(data)
 
 
 def compile_pattern(source: str) -> Pattern:
@@ -48,4 +56,12 @@ def compile_pattern(source: str) -> Pattern:
         raise PatternError(said.decode() if isinstance(said, bytes) else str(said)) from None
     if compiled.programsize > MAX_PROGRAM:
         raise PatternError("it is too large; repeat fewer times, or name fewer kinds of letters")
-    return Pattern(source, compiled, 1 + compiled.programsize // _PER_FACTOR)
+    if not few_states(source, at_most=MAX_STATES, positions=MAX_PROGRAM):
+        return Pattern(source, lambda data: compiled.search(data) is not None, compiled.programsize)
+    options.max_mem = _MEMORY_OF_FEW
+    # What a set of patterns keeps are sets of positions, as they were counted. One that says where the match is keeps
+    # their order as well, and has more states.
+    alone = re2.Set.SearchSet(options)
+    alone.Add(source)
+    alone.Compile()
+    return Pattern(source, lambda data: bool(alone.Match(data)))
