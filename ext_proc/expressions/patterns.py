@@ -16,6 +16,8 @@ MAX_PROGRAM = 1000
 """RE2's instructions; a repeated class of letters (`\\pL{50}`) has tens of thousands, and costs as much a byte."""
 MAX_STATES = 300
 """Up to which a search takes a few nanoseconds a byte whatever the text; beyond, it is charged as what it may take."""
+MAX_POSITIONS = 500
+"""Letters of a pattern, repeated ones as often as they are, up to which its states are counted."""
 _MEMORY = 1 << 20
 _MEMORY_OF_FEW = 8 << 20  # room for several times as many states
 _BYTES_PER_STEP = 32
@@ -56,7 +58,7 @@ def compile_pattern(source: str) -> Pattern:
         raise PatternError(said.decode() if isinstance(said, bytes) else str(said)) from None
     if compiled.programsize > MAX_PROGRAM:
         raise PatternError("it is too large; repeat fewer times, or name fewer kinds of letters")
-    if not few_states(source, at_most=MAX_STATES, positions=MAX_PROGRAM):
+    if not few_states(source, at_most=MAX_STATES, positions=MAX_POSITIONS):
         return Pattern(source, lambda data: compiled.search(data) is not None, compiled.programsize)
     options.max_mem = _MEMORY_OF_FEW
     # What a set of patterns keeps are sets of positions, as they were counted. One that says where the match is keeps
