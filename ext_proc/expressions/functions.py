@@ -58,7 +58,7 @@ def _charge_search(frame: Frame, text: str, part: str, times: int = 1) -> None:
     places = max(n - m, 0)
     if n >= _ALWAYS_SIMPLE and not (m < _SHORT and n < _SIMPLE_FOR_SHORT):
         places = min(places, _SIMPLE_AT_THE_END) if 4 * m >= n else 0
-    frame.charge(times * (n // TEXT_PER_STEP + places * m // _COMPARED_PER_STEP))
+    frame.charge(times * (n // TEXT_PER_STEP + places * max(m - 1, 0) // _COMPARED_PER_STEP))
 
 
 def _size(_: Frame, value: Any) -> int:
