@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ext_proc.expressions import FUNCTIONS, Function, Functions, Overload
+from ext_proc.expressions import FUNCTIONS, FactUnreadable, Function, Functions, Overload
+from ext_proc.expressions.compiler import FOLDED_PER_STEP
 from ext_proc.expressions.types import DYN, STRING, list_of
 from ext_proc.expressions.values import TEXT_PER_STEP, Frame, Unknown, no_overload
 from ext_proc.rules import strict_json
@@ -41,11 +42,11 @@ def find(frame: Frame, document: Any, name: Any) -> list[Any]:
     """The values of every member of that name, at any depth, whatever its letter case, also in JSON inside strings.
     Of a list of names all values, those of the first name first, for the price of one."""
     if type(name) is str:
-        return _indexed(frame, document).members.get(name.casefold(), [])
+        return _indexed(frame, document).members.get(_folded(frame, name), [])
     if type(name) is not list or not all(type(one) is str for one in name):
         raise no_overload("find()", document, name)
     members = _indexed(frame, document).members
-    found = [value for one in dict.fromkeys(map(str.casefold, name)) for value in members.get(one, [])]
+    found = [value for one in dict.fromkeys(_folded(frame, one) for one in name) for value in members.get(one, [])]
     frame.charge(len(name) + len(found) // 8)
     return found
 
@@ -78,7 +79,7 @@ def _walk(frame: Frame, document: Any, into: _Index) -> None:
             frame.charge(1 + len(value))
             widget = listed
             for key, child in value.items():
-                name = key.casefold()
+                name = _folded(frame, key) if len(key) > TEXT_PER_STEP else key.casefold()
                 if name in members:
                     members[name].append(child)
                 else:
@@ -112,14 +113,26 @@ def _objects(frame: Frame, value: Any) -> list[Any]:
 
 
 def _read(frame: Frame, text: str) -> Any:
-    """The object or list that a string holds as JSON; None for other text."""
-    if text[:1] not in _MAY_BE_JSON or text.lstrip()[:1] not in ("{", "["):
+    """The object or list that a string holds as JSON; None for other text. FactUnreadable where parsers may differ
+    about what it holds: an upstream might find there what is not found here."""
+    if text[:1] not in _MAY_BE_JSON:
+        return None
+    frame.charge(len(text) // TEXT_PER_STEP)
+    if text.lstrip()[:1] not in ("{", "["):
         return None
     frame.charge(5 + len(text) * 8 // TEXT_PER_STEP)
     try:
         return strict_json.parse(text, folded=True)
-    except strict_json.StrictJsonError:
+    except strict_json.NotJsonError:
         return None
+    except strict_json.StrictJsonError as error:
+        raise FactUnreadable(f"as JSON in a string: {error}") from None
+
+
+def _folded(frame: Frame, name: str) -> str:
+    if len(name) > FOLDED_PER_STEP:
+        frame.charge(len(name) // FOLDED_PER_STEP)
+    return name.casefold()
 
 
 POLICY_FUNCTIONS: Functions = {

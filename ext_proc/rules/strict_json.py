@@ -25,6 +25,10 @@ class StrictJsonError(ValueError):
     """The text is not JSON, or parsers could read it in different ways. The message holds none of the text."""
 
 
+class NotJsonError(StrictJsonError):
+    """The text is not JSON at all."""
+
+
 def parse(data: bytes | str, *, max_depth: int = MAX_DEPTH, folded: bool = False) -> Any:
     """The document as Python values; StrictJsonError otherwise. Time and memory are linear in the input.
 
@@ -43,7 +47,7 @@ def parse(data: bytes | str, *, max_depth: int = MAX_DEPTH, folded: bool = False
     except StrictJsonError:
         raise
     except json.JSONDecodeError as error:
-        raise StrictJsonError(f"it is not JSON (line {error.lineno} column {error.colno})") from None
+        raise NotJsonError(f"it is not JSON (line {error.lineno} column {error.colno})") from None
     except ValueError:  # an integer with more digits than Python converts
         raise StrictJsonError("it holds a number that is too long") from None
     except RecursionError:

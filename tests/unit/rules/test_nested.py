@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from ext_proc.expressions import BudgetExceeded, compile_expression
+from ext_proc.expressions import BudgetExceeded, FactUnreadable, compile_expression
 from ext_proc.expressions.types import DYN
 from ext_proc.rules.nested import POLICY_FUNCTIONS
 
@@ -98,3 +98,28 @@ def _enough_for(expression: Any, document: Any, budget: int) -> bool:
     except BudgetExceeded:
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"definition": {"type": "iframe"}, "x": 1, "x": 2}',
+        '{"definition": {"type": "note", "Type": "iframe"}}',
+        '{"definition": {"type": "iframe"}, "x": NaN}',
+        '{"definition": {"type": "iframe"}, "x": ' + "[" * 300 + "]" * 300 + "}",
+        '{"definition": {"type": "iframe"}, "x": ' + "1" * 5000 + "}",
+    ],
+)
+def test_json_in_a_string_that_parsers_may_read_otherwise_hides_nothing(text: str) -> None:
+    with pytest.raises(FactUnreadable):
+        IFRAMES.holds({"json": {"widgets": text}})
+    assert (
+        IFRAMES.holds({"json": {"widgets": "[a note, and no JSON", "x": "{", "y": " [x](https://a.example)"}}) is False
+    )
+
+
+def test_a_long_name_costs_steps() -> None:
+    expression = compile_expression("size(find([json], json.n)) == 1", {"json": DYN}, POLICY_FUNCTIONS)
+    for document in ({"n": "ü" * 400_000}, {"n": "a", "ü" * 400_000: 1}, {"n": "a", "x": " " * 400_000}):
+        with pytest.raises(BudgetExceeded):
+            expression.holds({"json": document}, 5_000)
