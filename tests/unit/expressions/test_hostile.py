@@ -145,7 +145,7 @@ def test_a_trace_of_what_cannot_be_written_or_compared() -> None:
     assert judged("json.a == json.b", {"a": deep, "b": [deep[0]]}) is BudgetExceeded
     assert condition.trace({"json": {"a": deep, "b": [deep[0]]}}) == {"json.a": "a list of 1", "json.b": "a list of 1"}
     shown = condition.trace({"json": json.loads(r'{"a": 1e999, "b": "x\ud800"}')})
-    assert shown == {"json.a": "inf", "json.b": r"x\ud800"}
+    assert shown == {"json.a": "inf", "json.b": "x?"}
     assert json.dumps(shown, allow_nan=False).encode()
 
 
