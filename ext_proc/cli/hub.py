@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 import urllib3
 from urllib3.connection import HTTPConnection
 
+from ext_proc.config.approvals import OPERATOR_SOCKET
 from ext_proc.errors import DouaneError, HubError
 from ext_proc.web import is_allowed_url
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from ext_proc.config.approvals import SignIn
 
 Who = Literal["auto", "local", "signed-in"]
-SOCKET = "approvals.sock"
-"""In gate.run_dir, as ext_proc/hub/approvals/local.py makes it."""
 
 _TIMEOUT = urllib3.Timeout(connect=5, read=30)
 _STREAM = urllib3.Timeout(connect=5, read=60)
@@ -50,7 +49,7 @@ def place(config: Config | None, hub: str | None) -> Place:
     if hub is None:
         assert config is not None
         url = (config.console.url or f"http://{config.console.listen}").rstrip("/")
-        return Place(url, Path(config.gate.run_dir) / SOCKET, config.approvals.sign_in)
+        return Place(url, Path(config.gate.run_dir) / OPERATOR_SOCKET, config.approvals.sign_in)
     parts = urlsplit(hub)
     if not is_allowed_url(hub) or parts.query or parts.fragment:
         raise HubError("hub.address", f"{hub!r} is no hub's address", remedy="Write https://HOST, or http on loopback.")

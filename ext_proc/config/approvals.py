@@ -11,6 +11,9 @@ from ext_proc.config.base import Model
 from ext_proc.config.scalars import Duration, HeaderName, Name, PathText
 from ext_proc.config.secret_sources import LocalSource
 
+OPERATOR_SOCKET = "approvals.sock"
+"""In gate.run_dir: where the operator of the hub's machine decides."""
+
 
 class HoldAnswer(Model):
     status: Annotated[int, Field(ge=400, le=599)] = 409

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ext_proc.config.approvals import OPERATOR_SOCKET
 from ext_proc.errors import ConfigError, DouaneError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def private_folder(path: Path, what: str) -> Path:
 def socket_paths(config: Config) -> list[Path]:
     """Every unix socket that a process of ours binds by its full path."""
     run_dir = Path(config.gate.run_dir)
-    paths = [run_dir / f"worker-{config.gate.workers - 1}.sock", run_dir / "admin.sock"]
+    paths = [run_dir / f"worker-{config.gate.workers - 1}.sock", run_dir / "admin.sock", run_dir / OPERATOR_SOCKET]
     if config.hub.listen.startswith("unix:"):
         paths.append(Path(config.hub.listen.removeprefix("unix:")))
     return paths

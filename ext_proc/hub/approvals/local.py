@@ -12,12 +12,10 @@ from pathlib import Path
 from starlette.requests import Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ext_proc.config.approvals import OPERATOR_SOCKET
 from ext_proc.errors import HubError
 from ext_proc.hub.approvals.sign_in import operator
 from ext_proc.hub.approvals.states import Approver
-
-SOCKET = "approvals.sock"
-"""In gate.run_dir."""
 
 _CREDENTIALS = struct.Struct("3i")
 
@@ -43,7 +41,7 @@ async def local_operator(request: Request) -> tuple[Approver, float]:
 
 def bind(run_dir: Path) -> socket.socket:
     """The socket, mode 0600. HubError `hub.listen`."""
-    path = run_dir / SOCKET
+    path = run_dir / OPERATOR_SOCKET
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
