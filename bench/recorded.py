@@ -6,14 +6,14 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
-from ext_proc.hub import rows as encoded
+from ext_proc.hub import rowbinary as binary
 from ext_proc.hub.clickhouse import ClickHouse
-from ext_proc.pb import journal_pb2 as pb
+from ext_proc.hub.rows import BODY_PARTS
 
 DATA = {"client": "datadog-client.jsonl.gz", "terraform": "datadog-terraform.jsonl.gz"}
 PLACEHOLDER = b"[MASKED:token:0123456789ab]"
@@ -103,7 +103,7 @@ def insert(clickhouse: ClickHouse, all_rows: Iterator[dict[str, Any]]) -> int:
         batch.append(_encoded(one))
         parts = b"".join(_parts(one))
         if parts:
-            clickhouse.insert("body_parts", encoded.BODY_PARTS, parts, f"parts-{one['exchange_id']}")
+            clickhouse.insert("body_parts", BODY_PARTS, parts, f"parts-{one['exchange_id']}")
         count += 1
         if len(batch) == _AT_ONCE:
             clickhouse.insert("exchanges", COLUMNS, b"".join(batch), f"laid-{count}")
@@ -117,19 +117,20 @@ def _encoded(one: Row) -> bytes:
     bodies = {}
     for side in ("req", "resp"):
         body: bytes = one[f"{side}_body"]
-        bodies[f"{side}_body_size"] = encoded._Q(one.get(f"{side}_body_size", len(body)))
+        bodies[f"{side}_body_size"] = binary.uint64(len(body))
         bodies[f"{side}_body_sha256"] = hashlib.sha256(body).digest()
-        bodies[f"{side}_body"] = encoded._bytes(body if len(body) <= _INLINE else b"")
-        bodies[f"{side}_headers"] = encoded._headers([pb.Header(name=n, value=v) for n, v in one[f"{side}_headers"]])
+        bodies[f"{side}_body"] = binary.data(body if len(body) <= _INLINE else b"")
+        headers = [binary.text(name) + binary.data(value) for name, value in one[f"{side}_headers"]]
+        bodies[f"{side}_headers"] = binary.size(len(headers)) + b"".join(headers)
     fixed = {
-        "exchange_id": encoded._uuid(one["exchange_id"].bytes),
-        "ts": encoded._time(one["ts"]),
-        "session_id": encoded._uuid(one["session_id"].bytes),
-        "status": encoded._H(one["status"]),
-        "masked": encoded._masked([_mask(m) for m in one["masked"]]),
+        "exchange_id": binary.uuid(one["exchange_id"].bytes),
+        "ts": binary.time(one["ts"]),
+        "session_id": binary.uuid(one["session_id"].bytes),
+        "status": one["status"].to_bytes(2, "little"),
+        "masked": binary.size(len(one["masked"])) + b"".join(map(_mask, one["masked"])),
         **bodies,
     }
-    return b"".join(fixed[name] if name in fixed else encoded._text(one[name]) for name in COLUMNS)
+    return b"".join(fixed[name] if name in fixed else binary.text(one[name]) for name in COLUMNS)
 
 
 def _parts(one: Row) -> Iterator[bytes]:
@@ -140,19 +141,21 @@ def _parts(one: Row) -> Iterator[bytes]:
             for n in range(0, len(body), _INLINE):
                 yield b"".join(
                     (
-                        encoded._uuid(one["exchange_id"].bytes),
-                        encoded._text(""),
-                        encoded._time(one["ts"]),
-                        bytes([direction]),
-                        encoded._I(n // _INLINE),
-                        encoded._bytes(body[n : n + _INLINE]),
+                        binary.uuid(one["exchange_id"].bytes),
+                        binary.EMPTY,
+                        binary.time(one["ts"]),
+                        binary.SHORT[direction],
+                        binary.uint32(n // _INLINE),
+                        binary.data(body[n : n + _INLINE]),
                     )
                 )
 
 
-def _mask(mask: Sequence[Any]) -> pb.Mask:
-    names = ("place", "index", "start", "length", "original_length", "detector", "fingerprint")
-    return pb.Mask(**dict(zip(names, mask, strict=True)))
+def _mask(mask: tuple[str, int, int, int, int, str, str]) -> bytes:
+    """(place, index, start, length, original length, detector, fingerprint)."""
+    place, index, *spans, detector, fingerprint = mask
+    numbers = binary.uint32(index) + b"".join(binary.uint64(int(number)) for number in spans)
+    return binary.text(place) + numbers + binary.text(detector) + binary.text(fingerprint)
 
 
 def _body(raw: Row, name: str) -> bytes:
