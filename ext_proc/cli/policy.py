@@ -66,7 +66,7 @@ def explain(
         _show_rules(policies, as_json=as_json)
         return
     if url is None:
-        raise typer.BadParameter("a request has a method and a URL", param_hint="URL")
+        raise typer.BadParameter("a request has a method and a URL, as in POST /api/v1/dashboard", param_hint="URL")
     name = _connection(loaded, connection)
     _show_request(policies, _facts(policies, name, method, url, body, header or [], claim or []), as_json=as_json)
 
