@@ -15,7 +15,7 @@ from ext_proc.masking.codings import CodingError, Decoder, TooLargeError
 from ext_proc.masking.errors import BombError, CredentialEchoError, TooManySecretsError, UndecodableError
 from ext_proc.masking.known import KnownSet
 from ext_proc.masking.marks import Marker, blanked
-from ext_proc.masking.scanner import CONTEXT, Span
+from ext_proc.masking.spans import CONTEXT, Span
 from ext_proc.masking.stream import Decided, TextStream
 from ext_proc.pb import journal_pb2
 

@@ -1,70 +1,98 @@
-"""The default detectors, as data. Public identifiers (key ids without secrets, publishable keys) are not secrets.
+"""The default detectors, as data: the documented rule set of docs/masking.md.
 
-Formats are those that the issuers document (GitHub's token prefixes, RFC 7519 for JWT, RFC 7468 for PEM).
+Formats are those that the issuers document (GitHub's token prefixes, RFC 7519 for JWT, RFC 7468 for PEM). A publishable
+key or an account's id is masked where its form is unmistakable: nobody who reads the ledger needs it.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import re
+from dataclasses import replace
 
-from ext_proc.masking.detectors import Detector, after, random_looking, token
+from ext_proc.masking import checks
+from ext_proc.masking.detectors import Detector, Trigger, after, shape, token
 
-
-def _is_jwt(value: bytes) -> bool:
-    head = value.split(b".", 1)[0]
-    try:
-        return isinstance(json.loads(base64.urlsafe_b64decode(head + b"=" * (-len(head) % 4))), dict)
-    except (ValueError, binascii.Error, RecursionError):
-        return False
-
-
-_random = random_looking(3.0)
 _PEM_OPEN = rb"-----BEGIN (?!CERTIFICATE|PUBLIC)"
 _PEM_HEAD = rb"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----"
 _PEM_FOOT = rb"-----END [A-Z0-9 ]{0,40}-----"
 _PEM_BODY = rb"(?:[A-Za-z0-9+/=\s\\:,.\"'_()*#>|]|-(?!----END))"
 
+_USER = r"[^\s/@\"'<>?#\\:`]{0,64}(?:@[^\s/@\"'<>?#\\:`]{1,64})?:"
+_URL = after(
+    "url-password",
+    "://",
+    r"[^\s/@\"'<>`\\]{3,}+(?=@[A-Za-z0-9\[])",
+    before=_USER,
+    run=r"[^\s/@\"'<>`\\]*+@?",
+    check=checks.url_password,
+)
+_URL_PASSWORD = replace(
+    _URL,
+    triggers=tuple(Trigger(rb"://" + _USER.encode() + rb"[^\s/@\"'<>`\\]" + rest, 0) for rest in (rb"+@", rb"*\z")),
+)
+
+_IS = r"\\{0,3}[\"']?\s{0,4}(?::{0,3}=|:|,|=>|>|[?.]=)\s{0,4}\\{0,3}[\"']?"
+"""Between a name and its value."""
+
 DEFAULT: tuple[Detector, ...] = (
     Detector(
         "private-key",
-        (b"-----BEGIN ",),
+        (Trigger(rb"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY", 0), Trigger(rb"-----BEGIN [A-Z0-9 ]{0,50}-{0,5}\z", 0)),
         re.compile(_PEM_HEAD + _PEM_BODY + rb"{24,}+(?:" + _PEM_FOOT + rb")?"),
         re.compile(_PEM_OPEN + _PEM_BODY + rb"*+(?:-----END[A-Z0-9 ]{0,41}-{0,5})?"),
         re.compile(_PEM_BODY + rb"*+"),
+        None,
+        ("-----BEGIN ",),
+        "a private key of RFC 7468 (PEM), OpenSSH or OpenPGP, as it is or escaped in JSON",
     ),
     token(
         "jwt",
         "eyJ ewog ewo eyA",
         r"[A-Za-z0-9_\-]{6,}\.[A-Za-z0-9_\-]{6,}(?:\.[A-Za-z0-9_\-]*){0,3}",
         chars=r"A-Za-z0-9_\-.",
-        check=_is_jwt,
+        check=checks.jwt,
+        whole=True,
     ),
     token(
         "aws-access-key-id",
         "AKIA ASIA ABIA ACCA",
         r"[A-Z0-9]{16}",
         chars="A-Za-z0-9",
-        check=lambda v: not v.endswith(b"EXAMPLE"),  # as in all of AWS's documentation
+        check=checks.aws_key_id,
     ),
     token("aws-bedrock", "ABSK bedrock-api-key-", r"[A-Za-z0-9+/]{100,}={0,2}", chars="A-Za-z0-9+/="),
-    token("github", "ghp_ gho_ ghu_ ghs_ ghr_", r"[A-Za-z0-9]{36,251}"),
+    token("github", "ghp_ gho_ ghu_ ghs_ ghr_", r"[A-Za-z0-9]{36,251}", check=checks.github),
     token("github", "github_pat_", r"[A-Za-z0-9_]{36,244}"),
     token(
         "gitlab",
-        "glpat- gldt- glft- glsoat- glrt- glrtr- glcbt- glptt- glimt- glagent- glffct- gloas- GR1348941",
-        r"[A-Za-z0-9_\-]{15,}(?:\.[A-Za-z0-9_\-.]+)?",
+        "glpat- gldt- glft- glsoat- glrt- glrtr- glcbt- glimt- glffct- GR1348941",
+        r"[A-Za-z0-9_\-]{20,}(?:\.[A-Za-z0-9_\-.]+)?",
         chars=r"A-Za-z0-9_\-.",
     ),
-    token("slack", "xoxa- xoxb- xoxc- xoxd- xoxe- xoxe. xoxo- xoxp- xoxr- xoxs- xapp-", r"[A-Za-z0-9\-%]{10,}"),
-    after(
+    token("gitlab", "glptt-", r"[A-Za-z0-9_\-]{40}"),
+    token("gitlab", "glagent-", r"[A-Za-z0-9_\-]{50,}"),
+    token("gitlab", "gloas-", r"[A-Za-z0-9_\-]{64,}"),
+    token("gitlab", "_gitlab_session=", r"[A-Za-z0-9]{32}"),
+    token(
+        "slack",
+        "xoxa- xoxb- xoxc- xoxd- xoxe- xoxo- xoxp- xoxr- xoxs- xapp-",
+        r"[A-Za-z0-9\-%]{10,}",
+        chars=r"A-Za-z0-9_\-%",
+        check=checks.slack,
+    ),
+    token("slack", "xoxe.", r"[A-Za-z0-9\-%]{20,}", chars=r"A-Za-z0-9_\-%", check=checks.slack),
+    shape(
         "slack-webhook",
-        "hooks.slack.com/",
-        r"[A-Za-z0-9/+]{20,}",
-        before=r"(?:services|workflows|triggers)/",
-        run=r"[A-Za-z0-9/+]*+",
+        r"hooks\.slack\.com/(?:services|workflows|triggers)/[A-Za-z0-9/+]{20}",
+        r"hooks\.slack\.com/(?:services|workflows|triggers)/[A-Za-z0-9/+]{20,}",
+        chars="A-Za-z0-9/+",
+        caseless=True,
+    ),
+    shape(  # the path alone, as a request to hooks.slack.com has it
+        "slack-webhook",
+        r"/services/T[A-Z0-9]{8,10}/B[A-Z0-9]{8,10}/[A-Za-z0-9]{24}",
+        r"/services/(?P<secret>T[A-Z0-9]{8,10}/B[A-Z0-9]{8,10}/[A-Za-z0-9]{24})",
+        chars="A-Za-z0-9/+",
     ),
     after(
         "teams-webhook", ".webhook.office.com/", r"[A-Za-z0-9/@\-]{40,}", before=r"webhookb2/", run=r"[A-Za-z0-9/@\-]*+"
@@ -78,19 +106,19 @@ DEFAULT: tuple[Detector, ...] = (
     ),
     token(
         "stripe",
-        "sk_live_ sk_test_ sk_prod_ rk_live_ rk_test_ rk_prod_ whsec_",
+        "sk_live_ sk_test_ sk_prod_ rk_live_ rk_test_ rk_prod_ pk_live_ pk_test_ whsec_",
         r"[A-Za-z0-9+/=]{10,200}",
         chars="A-Za-z0-9+/=",
     ),
     token("google-api-key", "AIza", r"[A-Za-z0-9_\-]{35}"),
     token("google-oauth", "ya29.", r"[A-Za-z0-9_\-.]{20,}", chars=r"A-Za-z0-9_\-."),
     token("google-oauth", "GOCSPX-", r"[A-Za-z0-9_\-]{20,}"),
-    token("google-refresh", "1//0", r"[A-Za-z0-9_\-]{30,}", check=_random),
+    token("google-refresh", "1//0", r"[A-Za-z0-9_\-]{30,}", check=checks.mixed),
     token("datadog", "ddpat_ ddapp_ ddsat_", r"[A-Za-z0-9_]{32,}"),
-    token("npm", "npm_", r"[A-Za-z0-9]{36}"),
+    token("npm", "npm_", r"[A-Za-z0-9]{36}", check=checks.github),
     token("pypi", "pypi-AgE", r"[A-Za-z0-9_\-]{40,}"),
     token("sendgrid", "SG.", r"[A-Za-z0-9_\-]{16,32}\.[A-Za-z0-9_\-]{20,64}", chars=r"A-Za-z0-9_\-."),
-    token("twilio", "SK", r"[0-9a-f]{32}", check=_random),
+    token("twilio", "SK AC", r"[0-9a-f]{32}", check=checks.mixed),
     token("vault", "hvs. hvb. hvr.", r"[A-Za-z0-9_\-]{20,}"),
     token("terraform", "atlasv1.", r"[A-Za-z0-9_\-=]{40,}", chars=r"A-Za-z0-9_\-="),
     after("terraform", ".atlasv1.", r"[A-Za-z0-9_\-=]{40,}", run=r"[A-Za-z0-9_\-=]*+"),
@@ -99,23 +127,49 @@ DEFAULT: tuple[Detector, ...] = (
     ),
     after("azure-sas", "&sig=|?sig=|;sig=", r"[A-Za-z0-9%+/\-_]{40,}={0,2}", run=r"[A-Za-z0-9%+/\-_=]*+"),
     token("openai", "sk-proj- sk-svcacct- sk-admin- sk-ant-", r"[A-Za-z0-9_\-]{20,}"),
-    token("openai", "sk-", r"[A-Za-z0-9]{20,}", check=_random),
+    token("openai", "sk-", r"[A-Za-z0-9]{20,}", check=checks.mixed),
     token("huggingface", "hf_ api_org_", r"[A-Za-z0-9]{34}"),
     token("digitalocean", "dop_v1_ doo_v1_ dor_v1_", r"[0-9a-f]{64}"),
     token("doppler", "dp.pt. dp.st. dp.ct. dp.sa. dp.scim. dp.audit.", r"[A-Za-z0-9.\-_]{40,}", chars=r"A-Za-z0-9_\-."),
-    token("grafana", "glc_ glsa_", r"[A-Za-z0-9_+/]{30,}={0,2}", chars="A-Za-z0-9_+/="),
+    token("grafana", "glc_ glsa_", r"[A-Za-z0-9_+/]{30,}={0,2}", chars="A-Za-z0-9_+/=", check=checks.grafana),
+    token(
+        "grafana",
+        "eyJrIjoi",
+        r"[A-Za-z0-9+/_\-]{40,}={0,2}",
+        chars=r"A-Za-z0-9+/_\-=",
+        whole=True,
+        check=checks.json_in_base64,
+    ),
     token("linear", "lin_api_ lin_oauth_", r"[A-Za-z0-9]{32,}"),
     token("postman", "PMAK- PMAT-", r"[A-Za-z0-9\-]{26,60}"),
     token("shopify", "shpat_ shpca_ shppa_ shpss_ shpua_", r"[0-9a-fA-F]{32}"),
-    token("square", "EAAA sq0atp- sq0csp- sq0idp-", r"[A-Za-z0-9_\-]{22,60}", check=_random),
+    token("square", "EAAA sq0atp- sq0csp- sq0idp-", r"[A-Za-z0-9_\-]{22,60}", check=checks.mixed),
     token("databricks", "dapi", r"[0-9a-h]{32}(?:-\d)?"),
     token("new-relic", "NRAK- NRJS- NRII- NRRA- NRSP-", r"[A-Za-z0-9_\-]{16,}"),
     token("planetscale", "pscale_tkn_ pscale_pw_ pscale_oauth_", r"[A-Za-z0-9_\-.=]{30,}", chars=r"A-Za-z0-9_\-.="),
-    token("sentry", "sntrys_ sntryu_", r"[A-Za-z0-9_+/=\-]{40,}", chars=r"A-Za-z0-9_+/=\-"),
+    token("sentry", "sntrys_eyJ", r"[A-Za-z0-9_+/=\-]{80,}", chars=r"A-Za-z0-9_+/=\-"),
+    token("sentry", "sntryu_", r"[0-9a-f]{64}"),
     token("1password", "ops_eyJ", r"[A-Za-z0-9+/=_\-]{100,}", chars=r"A-Za-z0-9+/=_\-"),
+    token("1password", "A3-", r"[A-Z0-9]{6}-(?:[A-Z0-9]{11}|[A-Z0-9]{6}-[A-Z0-9]{5})(?:-[A-Z0-9]{5}){3}"),
     token("age", "AGE-SECRET-KEY-1", r"[0-9A-Z]{58}"),
     token("atlassian", "ATATT3 ATBB", r"[A-Za-z0-9_\-=]{20,}", chars=r"A-Za-z0-9_\-="),
-    token("artifactory", "AKCp", r"[A-Za-z0-9]{60,}", check=_random),
+    token("artifactory", "AKC", r"[A-Za-z0-9]{10,}", check=checks.no_long_filler),
+    token(
+        "artifactory",
+        "AP0 AP1 AP2 AP3 AP4 AP5 AP6 AP7 AP8 AP9",
+        r"[A-Za-z0-9]{8,}",
+        chars="A-Za-z0-9_",
+        check=checks.no_long_filler,
+    ),
+    token("artifactory", "APA APB APC APD APE APF", r"[A-Za-z0-9]{8,}", chars="A-Za-z0-9_", check=checks.with_digit),
+    token("artifactory", "cmVmdGtu", r"[A-Za-z0-9]{40,}={0,2}", chars="A-Za-z0-9+/="),
+    after(
+        "artifactory",
+        "x-jfrog-art-api",
+        r"[A-Za-z0-9.\-_]{8,}",
+        before=_IS,
+        run=r"[A-Za-z0-9.\-_]*+",
+    ),
     token("dynatrace", "dt0c01. dt0s01.", r"[A-Za-z0-9]{20,}\.[A-Za-z0-9]{60,}", chars="A-Za-z0-9."),
     token("pulumi", "pul-", r"[0-9a-f]{40}"),
     token("rubygems", "rubygems_", r"[0-9a-f]{48}"),
@@ -123,14 +177,157 @@ DEFAULT: tuple[Detector, ...] = (
     token("age-plugin", "AGE-PLUGIN-", r"[A-Z0-9\-]{20,}"),
     token("figma", "figd_ figu_ figo_", r"[A-Za-z0-9_\-]{38,}"),
     token("fly", "fo1_ fm1r_ fm1a_ fm2_", r"[A-Za-z0-9+/=_\-]{40,}", chars=r"A-Za-z0-9+/=_\-"),
-    token("notion", "ntn_", r"[A-Za-z0-9]{40,}"),
+    token("notion", "ntn_", r"[0-9]{11}[A-Za-z0-9]{32,40}"),
     token("posthog", "phx_ phs_ phr_ pha_", r"[A-Za-z0-9]{40,}"),
     token("docker", "dckr_pat_ dckr_oat_ SWMTKN-1-", r"[A-Za-z0-9_\-]{20,}"),
-    token("telegram", "bot", r"[0-9]{8,10}:AA[A-Za-z0-9_\-]{33}", chars=r"A-Za-z0-9_\-:"),
-    token("mailgun", "key-", r"[0-9a-f]{32}", check=_random),
+    shape(
+        "telegram",
+        r"[0-9]{8,10}:AA[A-Za-z0-9_\-]{32}",
+        r"(?:(?<![A-Za-z0-9_])|(?<=/bot))(?P<secret>[0-9]{8,10}:AA[A-Za-z0-9_\-]{32,35})",
+        chars=r"A-Za-z0-9_\-:",
+    ),
+    shape(
+        "discord",
+        r"[MNO][A-Za-z0-9_\-]{23,25}\.[A-Za-z0-9_\-]{6}\.[A-Za-z0-9_\-]{27}",
+        r"[MNO][A-Za-z0-9_\-]{23,25}\.[A-Za-z0-9_\-]{6}\.[A-Za-z0-9_\-]{27,38}",
+        chars=r"A-Za-z0-9_\-.",
+    ),
+    shape("mailchimp", (Trigger(rb"-us[0-9]", 36),), r"[0-9a-f]{32}-us[0-9]{1,2}"),
+    shape("mailgun", (Trigger(rb"-[0-9a-f]{8}-[0-9a-f]{8}", 50),), r"[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}"),
+    shape(
+        "facebook",
+        r"[0-9]{13,17}\|[A-Za-z0-9_\-]{27}",
+        r"[0-9]{13,17}\|[A-Za-z0-9_\-]{27}",
+        chars=r"A-Za-z0-9_\-|",
+        check=checks.varied,
+    ),
+    token("nats", "SU SA SN SO SC SX", r"[A-Z2-7]{56}", chars="A-Za-z0-9"),
+    token("ntlm", "TlRMTVNTUAAD", r"[A-Za-z0-9+/]{40,}={0,2}", chars="A-Za-z0-9+/="),
+    shape(
+        "jwk",
+        r"[\x22](?:d|p|q|dp|dq|qi|k)\\{0,7}\x22\s{0,4}:\s{0,4}\\{0,7}\x22[A-Za-z0-9_\-]{40}",
+        r"\"(?:d|p|q|dp|dq|qi|k)\\{0,7}\"\s{0,4}:\s{0,4}\\{0,7}\"(?P<secret>[A-Za-z0-9_\-]{40,})",
+        check=checks.mixed,
+    ),
+    token("appsync", "da2-", r"[a-z0-9]{26}"),
+    token("infracost", "ico-", r"[A-Za-z0-9]{32}"),
+    token("scalingo", "tk-us-", r"[A-Za-z0-9_\-]{48}"),
+    token("flutterwave", "FLWSECK_TEST- FLWSECK- FLWPUBK_TEST- FLWPUBK-", r"[0-9a-zA-Z]{12,40}(?:-X)?"),
+    token("frameio", "fio-u-", r"[A-Za-z0-9\-_=]{64}", chars=r"A-Za-z0-9\-_="),
+    token("harness", "pat. sat.", r"[A-Za-z0-9_\-]{22}\.[0-9A-Za-z]{24}\.[0-9A-Za-z]{20}", chars=r"A-Za-z0-9_\-."),
+    token("yandex", "AQVN", r"[A-Za-z0-9_\-]{35,38}"),
+    token("typeform", "tfp_", r"[A-Za-z0-9\-_.=]{59}", chars=r"A-Za-z0-9\-_.="),
+    token("clickhouse", "4b1d", r"[A-Za-z0-9]{38}"),
+    token(
+        "authress",
+        "sc_ ext_ scauth_ authress_",
+        r"[A-Za-z0-9]{5,30}\.[A-Za-z0-9]{4,6}\.acc[_\-][A-Za-z0-9_\-.]{10,32}\.[A-Za-z0-9+/_=\-]{30,120}",
+        chars=r"A-Za-z0-9_\-.+/=",
+    ),
+    token("prefect", "pnu_", r"[A-Za-z0-9]{36}"),
+    token("adafruit", "aio_", r"[A-Za-z]{4}[0-9]{2}[A-Za-z0-9]{22}"),
+    shape("twitter", (Trigger(rb"(?:^|[^A-Za-z0-9_])A{22}", 22),), r"A{22}[A-Za-z0-9%]{40,}", chars="A-Za-z0-9%"),
+    token("mapbox", "sk.eyJ pk.eyJ", r"[A-Za-z0-9_\-]{40,}\.[A-Za-z0-9_\-]{20,}", chars=r"A-Za-z0-9_\-."),
+    token("plaid", "access-sandbox- access-development- access-production-", r"[0-9a-f\-]{36}"),
+    token("nuget", "oy2", r"[a-z0-9]{43}"),
+    token("octopus", "API-", r"[A-Z0-9]{26}", check=checks.mixed),
+    after(
+        "sidekiq",
+        "__contribsys__com",
+        r"[0-9a-f]{8}:[0-9a-f]{8}",
+        before=_IS,
+        run=r"[0-9a-f:]*+",
+    ),
+    shape(
+        "sidekiq",
+        r"[0-9a-f]{8}:[0-9a-f]{8}@(?:gems|enterprise)\.contribsys",
+        r"(?P<secret>[0-9a-f]{8}:[0-9a-f]{8})(?=@)",
+        chars="0-9a-f",
+    ),
+    shape(
+        "azure-client-secret",
+        r"[A-Za-z0-9_~.\-]{3}[0-9]Q~[A-Za-z0-9_~.\-]{31}",
+        r"[A-Za-z0-9_~.\-]{3}[0-9]Q~[A-Za-z0-9_~.\-]{31,34}",
+        chars=r"A-Za-z0-9_~.\-",
+        check=checks.varied,
+    ),
+    after(
+        "sumologic",
+        "sumo_|sumo-|sumologic|sumo.",
+        r"su[A-Za-z0-9]{12}(?![A-Za-z0-9])",
+        before=r"[a-z_.\-]{0,20}" + _IS,
+        run=r"[A-Za-z0-9]*+",
+    ),
+    after(
+        "bundler",
+        "bundle_",
+        r"[A-Za-z0-9_\-.]{8,}(?::[A-Za-z0-9_\-.]{4,})?",
+        before=r"[a-z0-9_]{3,60}__[a-z]{2,10}" + _IS,
+        run=r"[A-Za-z0-9_\-.:]*+",
+        check=checks.with_digit,
+    ),
+    after(
+        "curl",
+        " -u |--user |--user=|--proxy-user |-u=",
+        r"'[^'\n]{3,100}'|\"[^\"\n]{3,100}\"|[^\s'\":]{1,64}:[^\s'\"]{4,64}",
+        before=r" {0,4}",
+        run=r"'[^'\n]{0,100}+|\"[^\"\n]{0,100}+|[^\s'\"]*+",
+        check=checks.user_and_password,
+    ),
+    after(
+        "sql",
+        "identified by |identified with |password for ",
+        r"[^\s'\"`;,)]{4,64}",
+        before=r"(?:[a-z0-9_']{3,30} by )?\s{0,3}[^\S\n]{0,3}[\\'\"`]{0,2}",
+        run=r"[^\s'\"`;,)]*+",
+        check=checks.no_word,
+    ),
+    after(
+        "softlayer",
+        "/soap/v3",
+        r"[a-z0-9]{64}(?![a-z0-9])",
+        before=r"(?:\.\d)?/",
+        run=r"[a-z0-9]*+",
+    ),
+    after(
+        "compared",
+        "if (|if |assert ",
+        r"[^\"'\n\\]{4,200}(?=\\{0,3}[\"'] ?[!=]==? ?[A-Za-z0-9_.$]{0,40}(?:passw|secret|token|pwd|api_?key))",
+        before=r"\\{0,3}[\"']",
+        run=r"[^\"'\n\\]{0,200}\\{0,3}(?:[\"'] ?[!=]{0,3} ?[A-Za-z0-9_.$]{0,80})?",
+        check=checks.no_word,
+    ),
+    after(
+        "powershell",
+        "convertto-securestring ",
+        r"[^\s'\"]{6,64}",
+        before=r"(?:-(?:string|asplaintext|force)\s{1,3}){0,3}[\\'\"]{0,8}",
+        run=r"[^\s'\"\\]*+",
+        check=checks.no_word,
+    ),
+    shape(
+        "quoted-random",
+        tuple(
+            Trigger(lead + rb"[\x22'`][A-Za-z0-9+/_\-]{32}", width + 33)
+            for lead, width in (
+                (rb"[=(]", 1),
+                (rb"[=(] ", 2),
+                (rb"[^\x22\\]: ", 3),
+                (rb"^", 0),
+                (rb"[=(]\\", 2),
+                (rb"[=(] \\", 3),
+                (rb"[^\x22\\]: \\", 4),
+            )
+        ),
+        r"(?:[=(]|[^\"\\]:)? ?\\?[\"'`](?P<secret>[A-Za-z0-9+/_\-]{32,200}={0,2})(?=\\?[\"'`])",
+        chars=r"A-Za-z0-9+/_\-=",
+        check=checks.quoted_random,
+    ),
+    token("mailgun", "key-", r"[0-9a-f]{32}", check=checks.mixed),
     token("heroku", "HRKU-", r"[A-Za-z0-9_\-]{30,}"),
-    token("perplexity", "pplx- gsk_ xai- fw_ r8_ tvly-", r"[A-Za-z0-9_\-]{30,}", check=_random),
-    token("sourcegraph", "sgp_", r"[A-Za-z0-9_]{40,}"),
+    token("perplexity", "pplx- gsk_ xai- fw_ r8_ tvly-", r"[A-Za-z0-9_\-]{30,}", check=checks.mixed),
+    token("sourcegraph", "sgp_ sgp_local_", r"[0-9a-fA-F]{40}"),
+    token("sourcegraph", "sgp_", r"[0-9a-fA-F]{16}_[0-9a-fA-F]{40}"),
     token("easypost", "EZAK EZTK", r"[A-Za-z0-9]{54}"),
     token("intra42", "s-s4t2ud- s-s4t2af-", r"[0-9a-f]{64}"),
     token("cloudflare", "cfk_ cfut_ cfat_ v1.0-", r"[A-Za-z0-9_\-]{40,}"),
@@ -145,40 +342,28 @@ DEFAULT: tuple[Detector, ...] = (
     token("openshift", "sha256~", r"[A-Za-z0-9_\-]{40,}"),
     token("settlemint", "sm_aat_ sm_pat_ sm_sat_", r"[A-Za-z0-9]{16}"),
     token("bitbucket", "BBDC- ATCTT3", r"[A-Za-z0-9+/\-_=]{30,}", chars=r"A-Za-z0-9+/_\-="),
-    token("dropbox", "sl.", r"[A-Za-z0-9_\-]{100,}", check=_random),
-    token("facebook", "EAA", r"[A-Za-z0-9]{80,}", chars="A-Za-z0-9", check=_random),
+    token("dropbox", "sl.", r"[A-Za-z0-9_\-]{100,}", check=checks.mixed),
+    token("facebook", "EAA", r"[A-Za-z0-9]{80,}", chars="A-Za-z0-9", check=checks.mixed),
     token("together", "tgp_v1_", r"[A-Za-z0-9_\-]{30,}"),
     token("defined-networking", "dnkey-", r"[A-Z0-9=\-]{60,}", chars=r"A-Za-z0-9_\-="),
     token("akamai", "akab-", r"[a-z0-9]{16}-[a-z0-9]{16}"),
     token("aws-mws", "amzn.mws.", r"[0-9a-z\-]{36}"),
     token("session-key", "dse_", r"[A-Za-z0-9_\-]{43}"),
-    after(
-        "url-password",
-        "://",
-        r"[^\s/@\"'<>`\\]{3,}+(?=@[A-Za-z0-9\[])",
-        before=r"[^\s/@\"'<>?#\\:`]{0,64}:",
-        run=r"[^\s/@\"'<>`\\]*+@?",
-        check=lambda v: not v.startswith((b"$", b"{", b"%3C", b"[MASKED")),
-    ),
+    _URL_PASSWORD,
     after(
         "bearer",
         "Bearer |Bearer%20|Bearer+",
         r"[A-Za-z0-9_\-.~+/]{20,}+=*",
+        least=r"[A-Za-z0-9_\-.~+/]{20}",
         run=r"[A-Za-z0-9_\-.~+/=]*+",
-        check=_random,
+        check=checks.mixed,
     ),
     after(
         "basic",
         "Basic ",
         r"[A-Za-z0-9+/]{16,}+={0,2}",
+        least=r"[A-Za-z0-9+/]{16}",
         run=r"[A-Za-z0-9+/=]*+",
-        check=lambda v: _is_basic(v),
+        check=checks.basic,
     ),
 )
-
-
-def _is_basic(value: bytes) -> bool:
-    try:
-        return b":" in base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
-    except binascii.Error:
-        return False

@@ -9,8 +9,10 @@ from urllib.parse import unquote_to_bytes
 from ext_proc.exchange import Headers
 from ext_proc.masking.errors import CredentialEchoError
 from ext_proc.masking.marks import Marker, blanked
-from ext_proc.masking.names import KEYWORDS, plausible, strength
-from ext_proc.masking.scanner import Scanner, Span, disjoint
+from ext_proc.masking.names import KEYWORDS, level
+from ext_proc.masking.scanner import Scanner
+from ext_proc.masking.spans import Span, disjoint
+from ext_proc.masking.values import Level, plausible
 from ext_proc.pb import journal_pb2
 
 _SCHEMED = frozenset({"authorization", "proxy-authorization"})
@@ -139,8 +141,8 @@ class FieldMasker:
             return [self._whole(start, value[start:], name)] if value[start:] else []
         if name in _COOKIES:
             return list(self._cookies(name, value))
-        level = _secret_name(name) if self._with_names else 0
-        if level and plausible(value, strong=level > 1):
+        found = _secret_name(name) if self._with_names else Level.NONE
+        if found and plausible(value, found):
             return [self._whole(0, value, "named")]
         return self._scanner.whole(value)
 
@@ -180,8 +182,8 @@ class FieldMasker:
             if known is not None:
                 yield Span(start, start + len(value), known.name, known.value, 0, known.redact)
             elif self._with_names:
-                level = _secret_name(unquote_to_bytes(key).decode("latin-1"))
-                if level and plausible(secret, strong=level > 1):
+                found = _secret_name(unquote_to_bytes(key).decode("latin-1"))
+                if found and plausible(secret, found):
                     yield Span(start, start + len(value), "named", secret, 1)
 
     def _decoded(self, raw: bytes) -> Iterable[Span]:
@@ -200,8 +202,8 @@ class FieldMasker:
 
 
 @lru_cache(maxsize=1024)
-def _secret_name(name: str) -> int:
-    """0, 1 or 2, as `names.strength`; names without a keyword are no secret's."""
+def _secret_name(name: str) -> Level:
+    """As `names.level`; names without a keyword are no secret's."""
     raw = name.encode("latin-1", "replace")
     lower = raw.lower()
-    return strength(raw) if any(k in lower for k in KEYWORDS) else 0
+    return level(raw) if any(k in lower for k in KEYWORDS) else Level.NONE

@@ -6,7 +6,7 @@ import hmac
 import re
 from collections.abc import Sequence
 
-from ext_proc.masking.scanner import Span
+from ext_proc.masking.spans import Span
 from ext_proc.pb import journal_pb2
 
 MARK = b"[MASKED:"

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 from ext_proc.config.models import Masking
 from ext_proc.exchange import Headers
@@ -18,8 +18,10 @@ from ext_proc.masking.fields import FieldMasker
 from ext_proc.masking.json_paths import JsonValues, Path, parse
 from ext_proc.masking.known import Known, compiled
 from ext_proc.masking.marks import Marker
-from ext_proc.masking.scanner import Detectors, Scanner
+from ext_proc.masking.scanner import Scanner
 from ext_proc.masking.seal import seal
+from ext_proc.masking.search import Detectors
+from ext_proc.masking.spans import Span
 from ext_proc.masking.stream import TextStream
 from ext_proc.masking.websocket import Unmasker
 from ext_proc.pb import journal_pb2
@@ -35,6 +37,12 @@ class _Rules:
     seal_key: bytes | None
 
 
+@lru_cache(maxsize=1)
+def _default_detectors() -> Detectors:
+    """Compiled once a process (0.2 s): no configuration changes them, so a reload does not stop the worker."""
+    return Detectors(DEFAULT)
+
+
 class Masker:
     """Compiled once per configuration; one thread at a time. Raises ConfigError for a JSON path it cannot take.
 
@@ -46,7 +54,7 @@ class Masker:
         self, masking: Masking, fingerprint_key: bytes, max_decoded: int, seal_key: bytes | None = None
     ) -> None:
         self._rules = _Rules(
-            detectors=Detectors(DEFAULT) if masking.detectors == "default" else None,
+            detectors=_default_detectors() if masking.detectors == "default" else None,
             marker=Marker(fingerprint_key),
             headers=frozenset(masking.headers),
             paths=tuple(parse(p) for p in masking.json_paths),
@@ -161,17 +169,36 @@ class ExchangeMasker:
     def whole_text(self, text: str) -> tuple[str, list[tuple[int, int, str]]]:
         """A complete text masked, and the spans (start, end, detector) in characters of the original."""
         raw = text.encode("utf-8", "surrogatepass")
-        spans = self._scanner.whole(raw)
+        values = JsonValues(self._rules.paths, strict=False, request=False) if self._rules.paths else None
+        spans = [_of_characters(raw, span) for span in TextStream(self._scanner, values).feed(raw, last=True).spans]
         masked, _ = self._rules.marker.mask(raw, spans, "text")
         places: list[tuple[int, int, str]] = []
         at = character = 0
         for span in spans:
-            character += len(raw[at : span.start].decode("utf-8", "replace"))
-            length = len(raw[span.start : span.end].decode("utf-8", "replace"))
+            character += _characters(raw[at : span.start])
+            length = _characters(raw[span.start : span.end])
             places.append((character, character + length, span.detector))
             character += length
             at = span.end
         return masked.decode("utf-8", "surrogatepass"), places
+
+
+_CONTINUED = bytes(range(0x80, 0xC0))
+
+
+def _characters(raw: bytes) -> int:
+    """How many characters whole UTF-8 spells; halves of surrogate pairs, as Python has them, count as one each."""
+    return len(raw.translate(None, _CONTINUED))
+
+
+def _of_characters(raw: bytes, span: Span) -> Span:
+    """The span, with the rest of a character that it divides."""
+    start, end = span.start, span.end
+    while raw[start] in _CONTINUED:
+        start -= 1
+    while end < len(raw) and raw[end] in _CONTINUED:
+        end += 1
+    return replace(span, start=start, end=end)
 
 
 def mask_text(text: str, masker: Masker) -> tuple[str, list[tuple[int, int, str]]]:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ext_proc.masking.json_paths import JsonValues, Value
-from ext_proc.masking.scanner import CONTEXT, TAIL, Growth, Scanner, Span, disjoint, forced_cut
+from ext_proc.masking.scanner import Scanner, forced_cut
+from ext_proc.masking.spans import CONTEXT, TAIL, Growth, Span, disjoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class TextStream:
         """Adds `data` and gives out what is decided now; all of it when `last`."""
         start = len(self.context)
         buffer = self.context + self.pending + data
-        found = self._scanner.find(buffer, last)
+        begins = self._base == start
+        found = self._scanner.find(buffer, last, begins)
         spans = [s for s in found.spans if s.start >= start or s.rank == 0]
         growths = [g for g in found.growths if g.start >= start]
         self._carry(buffer, start, last, spans, growths)
@@ -62,7 +64,8 @@ class TextStream:
             if self._json is not None and self._json.value_from is not None:
                 cut = min(cut, max(start, self._json.value_from - self._base + start))
             if len(buffer) - cut > TAIL:
-                cut = forced = forced_cut(buffer, start)
+                firm = [g.start for g in growths if len(buffer) - g.start <= TAIL]
+                cut = forced = max(start, min((forced_cut(buffer, start), *firm)))
                 opened = self._force(buffer, start, cut, spans, growths)
             cut = min(cut, found.known_from)
         spans += [
@@ -89,7 +92,12 @@ class TextStream:
     def _force(self, buffer: bytes, start: int, cut: int, spans: list[Span], growths: list[Growth]) -> _Open | None:
         """Cuts secrets that outgrew the tail: masks them up to `cut`, and says what then goes on."""
         opened: _Open | None = None
-        early = self._scanner.find(buffer[:cut], last=True).spans
+        early = [
+            s
+            for s in self._scanner.find(buffer[:cut], last=True, begins=self._base == start).spans
+            if s.rank == 2 and s.start >= start
+        ]
+        spans += [s for s in early if s.end < cut]
         for growth in growths:
             if growth.start >= cut:
                 continue
@@ -97,7 +105,7 @@ class TextStream:
             if carried:
                 spans.append(Span(start, cut, growth.detector, buffer[start:cut]))
             else:
-                spans += [s for s in early if s.start == growth.start and s.rank == 2]
+                spans += [s for s in early if s.start == growth.start]
             if carried or any(s.start == growth.start and s.end == cut for s in early):
                 opened = _Open(growth.detector, growth.run)
         if self._json is not None:
