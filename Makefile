@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-holds bench-policies bench-responses bench-backtest lock clean
+.PHONY: help demo test check bench bench-holds bench-policies bench-responses bench-backtest bench-masking lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +24,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 demo: $(READY) ## A CI job, a small Datadog and Douane between them, on this machine; KEEP=1 leaves it running
 	@KEEP='$(KEEP)' $(BIN)/python -m examples.demo.demo
@@ -52,6 +52,9 @@ bench-responses: $(READY) ## What it costs to look into responses, and to mask t
 
 bench-backtest: $(READY) ## How fast recorded traffic is judged anew (two minutes; needs DOUANE_CORPUS)
 	@$(BIN)/python -m bench.backtest $(ARGS)
+
+bench-masking: $(READY) ## What masking finds, masks wrongly and costs (needs DOUANE_CORPUS=FOLDER, about a minute)
+	@$(BIN)/python -m bench.masking
 
 lock: $(READY) ## Resolve requirements.lock anew from pyproject.toml (newest versions: make lock UPGRADE=1)
 	$(BIN)/uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 \

@@ -24,8 +24,9 @@ Search = Callable[[bytes], int]
 
 
 def literals() -> list[tuple[bytes, bool]]:
-    """What all detectors begin with, and whether case is ignored."""
-    return [(a, d.caseless) for d in DEFAULT for a in d.anchors] + [(k, True) for k in KEYWORDS]
+    """What detectors with a literal begin with, the keywords, and whether case is ignored."""
+    found = [(begin.encode(), t.caseless) for d in DEFAULT for begin, t in zip(d.begins, d.triggers, strict=False)]
+    return found + [(keyword, True) for keyword in KEYWORDS]
 
 
 def sample(size: int) -> bytes:

@@ -1,94 +1,48 @@
-"""Recorded third-party traffic, mostly benign: what is masked in it must be a secret's field."""
+"""What masking finds in labelled secrets, and what it masks in recorded traffic, which is mostly benign."""
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
 import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
+from bench import labelled
+from bench.labelled import Score
 from ext_proc.config.models import Masking
-from ext_proc.exchange import Headers
-from ext_proc.masking import Masker
-from ext_proc.pb import journal_pb2
+from ext_proc.masking import ExchangeMasker, Masker
 
 pytestmark = [
     pytest.mark.corpus,
     pytest.mark.skipif("DOUANE_CORPUS" not in os.environ, reason="DOUANE_CORPUS is not set"),
 ]
-SECRET_NAMED = re.compile(rb"(?i)(pass|secret|token|key|auth|credential|pwd)[a-z0-9_-]*[\\\"']*\s*[:=]\s*[\\\"']*$")
+LEAST_FOUND = {"credsweeper": 0.90, "detect-secrets": 0.90, "gitleaks": 0.97, "gitleaks template": 0.97}
 
 
-def pairs() -> Iterator[dict[str, Any]]:
-    for name in ("datadog-client", "datadog-terraform"):
-        with gzip.open(Path(os.environ["DOUANE_CORPUS"]) / f"{name}.jsonl.gz", "rt") as lines:
-            yield from map(json.loads, lines)
+@pytest.fixture(scope="module")
+def masker() -> ExchangeMasker:
+    return Masker(Masking(), b"k" * 32, 1 << 28).exchange()
 
 
-def body(pair: dict[str, Any], side: str) -> bytes:
-    raw = pair[f"{side}_body"] or ""
-    return base64.b64decode(raw) if pair.get(f"{side}_body_b64") else raw.encode()
+def corpus() -> Path:
+    return Path(os.environ["DOUANE_CORPUS"])
 
 
-def test_benign_traffic_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    masker = Masker(Masking(), b"k" * 32, 1 << 28)
-    count = touched = unnamed = bytes_in = bytes_masked = 0
-    for pair in pairs():
-        exchange = masker.exchange()
-        contexts: list[bytes] = []
-        url = urlsplit(pair["url"])
-        for place, text in (("path", url.path), ("query", url.query)):
-            stored, masks = exchange.text(place, text)
-            contexts += [stored.encode()[: m.start] for m in masks]
-        for side, direction in (("request", journal_pb2.REQUEST), ("response", journal_pb2.RESPONSE)):
-            fields = Headers([(n.lower(), str(v).encode()) for n, v in pair[f"{side}_headers"]])
-            _, masks = exchange.headers(side, fields)
-            contexts += [
-                fields.items[m.index][0].encode() + b": " for m in masks if m.detector not in ("cookie", "set-cookie")
-            ]
-            sent = body(pair, side)
-            coding = (fields.first("content-encoding") or b"") if side == "request" else b""
-            step = exchange.body(direction, fields.first("content-type") or b"", coding).feed(sent, last=True)
-            assert step.release == sent
-            if not step.masks:
-                assert step.record == sent
-            contexts += [step.record[max(0, m.start - 60) : m.start] for m in step.masks]
-            bytes_in += len(sent)
-            bytes_masked += sum(m.original_length for m in step.masks)
-        count += 1
-        touched += bool(contexts)
-        unnamed += any(not SECRET_NAMED.search(c) for c in contexts)
-    with capsys.disabled():
-        print(
-            f"\n{count} exchanges: {touched / count:.2%} touched, {unnamed / count:.3%} where no field is named so, "
-            f"{bytes_masked / bytes_in:.4%} of {bytes_in} body bytes masked"
-        )
-    assert touched / count <= 0.02
-    assert unnamed / count <= 0.005
+def test_benign_traffic_is_left_alone(masker: ExchangeMasker) -> None:
+    count = labelled.traffic(corpus(), masker)
+    assert count.exchanges == 8706
+    assert count.touched / count.exchanges <= 0.02
+    assert count.unnamed / count.exchanges <= 0.005
 
 
-def test_labelled_secrets(capsys: pytest.CaptureFixture[str]) -> None:
-    masker = Masker(Masking(), b"k" * 32, 1 << 28)
-    scanner = masker.exchange()
-    found: dict[str, list[bool]] = {}
-    with gzip.open(Path(os.environ["DOUANE_CORPUS"]) / "secrets.jsonl.gz", "rt") as lines:
-        for row in map(json.loads, lines):
-            if row["label"] != "pos" or row.get("ambiguous") or row.get("needs_path"):
-                continue
-            _, spans = scanner.whole_text(row["text"])
-            for start, end in row["spans"]:
-                covered = sum(max(0, min(end, b) - max(start, a)) for a, b, _ in spans)
-                found.setdefault(row["source"], []).append(covered >= 0.8 * (end - start))
-    recall = {source: sum(hits) / len(hits) for source, hits in found.items()}
-    with capsys.disabled():
-        print(f"\nrecall: {', '.join(f'{s} {r:.2f}' for s, r in sorted(recall.items()))}")
-    assert recall["gitleaks"] >= 0.80
-    assert recall["credsweeper"] >= 0.65
-    assert recall["detect-secrets"] >= 0.45
+def test_labelled_secrets(masker: ExchangeMasker) -> None:
+    scores = labelled.scores(corpus(), masker)
+    by_source = {source: scores[source, True] + scores[source, False] for source, _ in scores}
+    assert {s: round(by_source[s].recall, 3) for s in LEAST_FOUND if by_source[s].recall < LEAST_FOUND[s]} == {}
+    assert sum(by_source.values(), Score()).false_alarms <= 0.15
+
+
+def test_what_the_rules_were_not_tuned_on(masker: ExchangeMasker) -> None:
+    other = {source: s for (source, half), s in labelled.scores(corpus(), masker).items() if not half}
+    assert {s: round(other[s].recall, 3) for s in LEAST_FOUND if other[s].recall < LEAST_FOUND[s] - 0.02} == {}
+    assert sum(other.values(), Score()).false_alarms <= 0.18
