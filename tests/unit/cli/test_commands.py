@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -203,6 +204,75 @@ def test_mask_masks_standard_input_and_files() -> None:
     missing = douane("mask", "nothing")
     assert missing.exit_code == 1
     assert "error: mask.unreadable" in missing.stderr
+
+
+def test_mask_gives_rows_their_spans_in_characters() -> None:
+    texts = [
+        "\ud800 half, \U0001f600 and password=hunter2x ü",
+        "nothing here",
+        'päss {"log": "{\\"token\\":\\"Zx9-kk3_mnop42\\"}"}',
+    ]
+    rows = [{"text": text, "spans": "replaced", "id": [1, {"ü": None}]} for text in texts]
+    given = "\n\n".join(json.dumps(row) for row in rows)
+    Path("rows.jsonl").write_text(given)
+    for result in (douane("mask", "--jsonl", "rows.jsonl"), douane("mask", "--jsonl", text=given)):
+        assert result.exit_code == 0
+        out = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [row | {"spans": "replaced"} for row in out] == rows
+        found = [[(row["text"][a:b], name) for a, b, name in row["spans"]] for row in out]
+        assert found == [[("hunter2x", "named")], [], [("Zx9-kk3_mnop42", "named")]]
+
+
+@pytest.mark.parametrize("bad", ["{", "[1]", '{"text": 1}', "{}", '"x"', "\x00", "[" * 100_000])
+def test_mask_says_which_row_is_none(bad: str) -> None:
+    result = douane("mask", "--jsonl", text=f'{{"text": "a"}}\n\n{bad}\n{{"text": "b"}}\n')
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 1
+    assert "error: mask.row: standard input: line 3: " in result.stderr
+
+
+def test_mask_reads_har_files() -> None:
+    entry = {
+        "request": {
+            "method": "POST",
+            "url": "https://a.example/login?api_key=0a1b2c3d4e5f6071",
+            "headers": [{"name": ":authority", "value": "a"}, {"name": "Authorization", "value": "Bearer abcdef"}],
+            "postData": {"params": [{"name": "password", "value": "hunter 2x"}]},
+        },
+        "response": {
+            "headers": [{"name": "content-type", "value": "text/plain"}],
+            "content": {"encoding": "base64", "text": base64.b64encode(b"use ghp_" + b"aB3d" * 9).decode()},
+        },
+    }
+    clean = {"request": {"method": "GET", "url": "https://a.example/"}, "response": {"content": {}}}
+    Path("x.har").write_text(json.dumps({"log": {"entries": [clean, entry]}}))
+    shown = re.sub(r":[0-9a-f]{12}\]", "]", douane("mask", "x.har").stdout)
+    assert shown.splitlines() == [
+        "entry 2: POST https://a.example/login?api_key=[MASKED:named]",
+        "  query: api_key=[MASKED:named]",
+        "  req_headers authorization: Bearer [MASKED:authorization]",
+        "  req_body: password=[MASKED:named]",
+        "  resp_body: use [MASKED:github]",
+    ]
+    rows = [json.loads(line) for line in douane("mask", "x.har", "--json").stdout.splitlines()]
+    assert [(row["entry"], row["place"], row["detector"]) for row in rows] == [
+        (2, "query", "named"),
+        (2, "req_headers", "authorization"),
+        (2, "req_body", "named"),
+        (2, "resp_body", "github"),
+    ]
+    Path("x.har").write_text(json.dumps({"log": {"entries": [clean, {"request": 1}]}}))
+    bad = douane("mask", "x.har")
+    assert bad.exit_code == 1
+    assert "error: mask.har: entry 2 is not as HAR 1.2 says" in bad.stderr
+
+
+def test_mask_takes_json_paths_and_no_detectors_from_the_configuration() -> None:
+    Path("own.yaml").write_text('version: 1\nmasking: {detectors: none, json: ["$.user.email"]}\n')
+    result = douane("mask", "-c", "own.yaml", text='{"user": {"email": "a@b.example"}, "password": "hunter2x"}')
+    assert (
+        re.sub(r":[0-9a-f]{12}\]", "]", result.stdout) == '{"user": {"email": "[MASKED:json]"}, "password": "hunter2x"}'
+    )
 
 
 def test_envoy_ca_says_when_it_is_made_and_config_shows_json() -> None:
