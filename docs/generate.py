@@ -1,10 +1,10 @@
 """Writes docs/configuration.md from the configuration's models, docs/cli.md from the commands' own help,
-docs/reasons.md from the code that refuses, the tables of docs/policies.md from the schema and the functions, and those
-of docs/packs.md from the packs.
+docs/reasons.md from the code that refuses, the tables of docs/policies.md from the schema and the functions, those
+of docs/packs.md from the packs; docs/detectors.md from the catalog of the masking.
 
     python docs/generate.py
 
-tests/unit/config/test_reference.py fails while either differs from what this would write.
+tests/unit/config/test_reference.py fails while any of them differs from what this would write.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from ext_proc.cli.root import app
 from ext_proc.config import base, json_schema, scalars
 from ext_proc.config import packs as pack_files
 from ext_proc.expressions import Overload
+from ext_proc.masking import names
+from ext_proc.masking.catalog import DEFAULT
 from ext_proc.rules import facts
 from ext_proc.rules.nested import POLICY_FUNCTIONS
 
@@ -312,7 +314,57 @@ def _form(name: str, overload: Overload) -> str:
     return called if overload.target is None else f"{overload.target}.{called}"
 
 
+_DETECTORS = """\
+# Detectors
+
+<!-- Written by docs/generate.py from ext_proc/masking/catalog.py, checks.py and names.py: edit the rules there. -->
+
+The rule set of `masking.detectors: default`; [masking.md](masking.md) says how it is applied and what it is worth.
+A secret is masked when it begins with one of the literals (where there are some), what follows has the form given as a
+regular expression, no word character stands before or after it, and the check finds what it asks for. Filler has fewer
+than three different characters, one of them six times in a row, or the alphabet in it.
+
+| detector | begins with | form | checked |
+|---|---|---|---|
+"""
+_NAMES = """
+## Names
+
+Besides, a value is masked because of its name. A name ends at its separator; what makes it one of these is a word in
+it. Names whose last word says that they hold something else (`token_type`, `secret_name`, `key_id`) and public ones
+(`csrf_token`, `next_page_token`) are none.
+
+| word in the name | then the value is masked when it is |
+|---|---|
+"""
+
+
+def detectors() -> str:
+    """docs/detectors.md."""
+    rows = []
+    for one in sorted(DEFAULT, key=lambda d: d.name):
+        begins = " ".join(f"`{begin.strip()}`" for begin in one.begins)
+        form = one.then if " " in one.then and "[" not in one.then else _code(one.then)
+        check = " ".join((one.check.__doc__ or "").split()) if one.check else "form only"
+        rows.append(f"| {one.name} | {begins} | {form} | {check} |\n")
+    kinds = (
+        ((*names.PASSWORDS, *names.SHORT), "no placeholder (`<password>`, `$VAR`, `changeme`) and no sentence"),
+        (names.SECRETS, "at least 8 characters, none of them a space, and neither a word, a number nor a date"),
+        (names.ENDINGS, "at least 16 characters of random look; the word ends the name"),
+        (names.SERVICES, "the same"),
+    )
+    words = [f"| {', '.join(f'`{w.decode()}`' for w in some)} | {then} |\n" for some, then in kinds]
+    return _DETECTORS + "".join(rows) + _NAMES + "".join(words)
+
+
+def _code(pattern: str) -> str:
+    """A pattern in a cell of a table."""
+    text = re.sub(r"\(\?P<\w+>", "(", pattern).replace("|", "\\|")
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
 if __name__ == "__main__":
+    (HERE / "detectors.md").write_text(detectors(), encoding="utf-8")
     (HERE / "policies.md").write_text(policies(), encoding="utf-8")
     (HERE / "reasons.md").write_text(reasons(), encoding="utf-8")
     (HERE / "configuration.md").write_text(configuration(), encoding="utf-8")

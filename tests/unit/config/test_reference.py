@@ -23,7 +23,7 @@ def generate() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["configuration", "cli", "reasons", "policies", "packs"])
+@pytest.mark.parametrize("page", ["configuration", "cli", "reasons", "policies", "packs", "detectors"])
 def test_the_page_is_what_the_code_would_write(generate: ModuleType, page: str) -> None:
     written = (DOCS / f"{page}.md").read_text(encoding="utf-8")
     assert written == getattr(generate, page)(), "run `python docs/generate.py` and commit what it writes"
