@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -85,6 +87,12 @@ def test_so_is_another_body_upstream_credential_or_session(changed: dict[str, ob
 
 def test_values_of_one_name_keep_their_order() -> None:
     assert of(with_headers(("x", b"1"), ("x", b"2"))) != of(with_headers(("x", b"2"), ("x", b"1")))
+
+
+def test_the_volatile_headers_are_published() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "approvals.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"when they send the same request again:\n\n(.*?)\n\n", page, re.DOTALL)
+    assert re.findall(r"`([^`]+)`", listed) == sorted(VOLATILE)
 
 
 def test_a_header_is_not_a_trailer() -> None:
