@@ -68,6 +68,8 @@ def string_columns(client: Client) -> dict[str, dict[str, str]]:
 def _as_text(name: str, kind: str) -> str:
     if re.fullmatch(r"(LowCardinality\()?(Fixed)?String(\(\d+\))?\)?", kind):
         return f"toString({name})"
+    if re.fullmatch(r"Array\((LowCardinality\()?String\)?\)", kind):
+        return f"arrayStringConcat({name}, '\\n')"
     inner = re.fullmatch(r"Array\(Tuple\((.*)\)\)", kind, re.DOTALL)
     assert inner, f"{name} is {kind}: tell the search for leaks how to look into that"
     elements = [a or b for a, b, _ in _ELEMENT.findall(inner[1])]

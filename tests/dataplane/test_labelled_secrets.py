@@ -40,6 +40,7 @@ pytestmark = [
     pytest.mark.skipif("DOUANE_CORPUS" not in os.environ, reason="DOUANE_CORPUS is not set"),
 ]
 ROWS = 240
+SEARCHED = 40
 SHORTEST = 12
 """Shorter secrets may stand somewhere by chance."""
 MARK = re.compile(rb"\[MASKED:([a-z0-9-]+):[0-9a-f]{12}\]")
@@ -176,5 +177,7 @@ def test_what_is_found_in_the_whole_text_is_not_recorded(
             if len(secret) >= SHORTEST and not secret.startswith("-----BEGIN") and not find(masked, {"": secret})
         }
         assert len(wanted) > ROWS / 2
+        # The bodies are the same as what was masked here, so for all other columns and the files some will do.
+        wanted = dict([*wanted.items()][:: len(wanted) // SEARCHED])
         assert leaks.rows(client, wanted) == []
     assert find(leaks.contents(stack.folder / "var", ()), wanted) == []
