@@ -117,7 +117,7 @@ def configuration() -> str:
     """docs/configuration.md."""
     schema = json_schema()
     parts = [_INTRODUCTION]
-    by_name = {model.__name__: model for model in base.Model.__subclasses__()}
+    by_name = {model.__name__: model for model in base.every_model()}
     for heading, name in _SECTIONS:
         model = by_name[name]
         node = schema if name == "Config" else schema["$defs"][name]

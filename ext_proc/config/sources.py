@@ -64,13 +64,11 @@ ClientAuth = Literal["basic", "post", "private_key_jwt", "none"]
 _Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
 
-class OAuth2(Model):
+class _TokenEndpoint(Model):
+    """What every grant of OAuth 2.0 says of the server and of how the client proves itself there."""
+
     token_url: str
     """The token endpoint. Plain http is for loopback only."""
-    client_id: Text
-    """The client's id."""
-    auth: Literal["basic", "post", "private_key_jwt"] = "basic"
-    """How the client proves itself: its secret in the header or in the form, or a signed assertion (RFC 7523)."""
     client_secret: SecretSource | None = None
     """The client's secret, for `basic` and `post`."""
     private_key: SecretSource | None = None
@@ -96,6 +94,13 @@ class OAuth2(Model):
     timeout: Duration = timedelta(seconds=10)
     """How long an answer may take."""
 
+
+class OAuth2(_TokenEndpoint):
+    client_id: Text
+    """The client's id."""
+    auth: Literal["basic", "post", "private_key_jwt"] = "basic"
+    """How the client proves itself: its secret in the header or in the form, or a signed assertion (RFC 7523)."""
+
     @model_validator(mode="after")
     def _proof(self) -> OAuth2:
         _check_client(self.auth, self.client_id, self.client_secret, self.private_key)
@@ -107,9 +112,7 @@ class SourceOAuth2(Model):
     """An access token by OAuth 2.0's client credentials grant (RFC 6749, 4.4)."""
 
 
-class TokenExchange(Model):
-    token_url: str
-    """The token endpoint. Plain http is for loopback only."""
+class TokenExchange(_TokenEndpoint):
     subject: Literal["caller", "workload"] = "caller"
     """Whose token is exchanged: the one the caller presented, or the gate's own (`gate.workload_token_file`)."""
     subject_token_type: Text = "urn:ietf:params:oauth:token-type:jwt"  # noqa: S105 (a kind, not a token)
@@ -120,30 +123,6 @@ class TokenExchange(Model):
     """The client's id, where the server asks for one."""
     auth: ClientAuth = "none"
     """How the client proves itself, as in `oauth2`; `none` names it at most."""
-    client_secret: SecretSource | None = None
-    """The client's secret, for `basic` and `post`."""
-    private_key: SecretSource | None = None
-    """The client's private key in PEM, for `private_key_jwt`."""
-    key_id: Text | None = None
-    """The `kid` of the assertion."""
-    algorithm: _Algorithm = "RS256"
-    """The assertion's signature algorithm."""
-    assertion_audience: Text | None = None
-    """The assertion's `aud`; by default the token endpoint."""
-    scope: Text | None = None
-    """The scopes to ask for, separated by blanks."""
-    audience: Text | None = None
-    """Whom the new token is for."""
-    resource: Text | None = None
-    """Where the new token is used (RFC 8707)."""
-    revoke_url: str | None = None
-    """The revocation endpoint (RFC 7009)."""
-    lifetime: Duration = timedelta(minutes=5)
-    """How long a token is used whose answer does not say how long it lives."""
-    ca_file: PathText | None = None
-    """Trust this CA bundle instead of the system's."""
-    timeout: Duration = timedelta(seconds=10)
-    """How long an answer may take."""
 
     @model_validator(mode="after")
     def _proof(self) -> TokenExchange:
