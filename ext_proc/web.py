@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,7 +26,13 @@ from ext_proc.config.addresses import is_loopback
 MAX_RESPONSE = 512 * 1024
 """Bytes of an answer's body."""
 
+MOST_UNANSWERED = 64
+"""Requests that one server may leave open. Who waited has long left, but a thread stays for each as long as the peer
+sends a byte of its head now and then."""
+
 _CONNECT = 3.0
+_open: Counter[str] = Counter()  # by server
+_opening = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,11 @@ async def request(
 ) -> Answer:
     """`send` without blocking, within `timeout` seconds. WebError as there."""
     deadline = time.monotonic() + timeout
+    server = urlsplit(url).netloc
+    with _opening:
+        if _open[server] >= MOST_UNANSWERED:
+            raise WebError(f"{server} has left {MOST_UNANSWERED} requests open")
+        _open[server] += 1
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[Answer] = loop.create_future()
 
@@ -130,6 +142,11 @@ async def request(
             answer = send(method, url, deadline=deadline, headers=headers, body=body, ca_file=ca_file)
         except Exception as raised:
             error = raised
+        finally:
+            with _opening:
+                _open[server] -= 1
+                if not _open[server]:
+                    del _open[server]
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, answer, error)
 
@@ -167,6 +184,9 @@ def _read(response: urllib3.BaseHTTPResponse, url: str, deadline: float) -> byte
 
 def _why(error: urllib3.exceptions.HTTPError) -> str:
     """urllib3 names the connection's object in some messages; what people need is behind it."""
+    if isinstance(error, urllib3.exceptions.ProtocolError | urllib3.exceptions.DecodeError):
+        # these quote what was answered, and a peer may answer with what it was sent
+        return "its answer is broken off, or is no HTTP"
     cause = error.__cause__ or error.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({cause.verify_message})"

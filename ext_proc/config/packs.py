@@ -143,6 +143,10 @@ class PackFile(_Data):
     settings: dict[Name, Setting] = Field(default_factory=dict)
     aliases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Beginnings of paths under which the API serves the same."""
+    methods: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Methods that the API takes in the place of another."""
+    apart: tuple[str, ...] = ()
+    """`METHOD PATH`s that would be the same by `methods`, and are calls of their own."""
     operations: dict[Name, dict[str, tuple[str, ...]]] = Field(default_factory=dict)
     """Groups of names for calls."""
     constants: dict[Name, str] = Field(default_factory=dict)
@@ -150,15 +154,17 @@ class PackFile(_Data):
     rules: tuple[PackRule, ...]
 
     def spelled(self, request: str) -> tuple[str, ...]:
-        """A `METHOD PATH`, and what else means the same by `aliases`."""
+        """A `METHOD PATH`, and what else means the same by `methods` and `aliases`."""
         method, _, path = request.partition(" ")
-        others = [
-            f"{method} {other}{path[len(start) :]}"
+        paths = [path]
+        paths += [
+            f"{other}{path[len(start) :]}"
             for start, spellings in self.aliases.items()
             if path == start or path.startswith(f"{start}/")
             for other in spellings
         ]
-        return (request, *others)
+        others = [f"{other} {path}" for other in self.methods.get(method, ()) for path in paths]
+        return (*(f"{method} {path}" for path in paths), *(one for one in others if one not in self.apart))
 
 
 _FOLDER = files("ext_proc") / "rules" / "packs"

@@ -13,12 +13,15 @@ and what it says is shown to nobody, as it may hold the value.
 from __future__ import annotations
 
 import inspect
+import logging
 from importlib.metadata import EntryPoint, entry_points
 
 from ext_proc.config.sources import Plugin
 from ext_proc.credentials.leases import Lease
 from ext_proc.credentials.source import MAX_VALUE, invalid
 from ext_proc.errors import ConfigError
+
+log = logging.getLogger("douane.credentials")
 
 GROUP = "douane.credentials"
 
@@ -30,6 +33,7 @@ class PluginMint:
         self.place = f"plugin {settings.name}"
         self.timeout = settings.timeout.total_seconds()
         self._theirs = _make(settings)
+        self._known: tuple[bytes, ...] = ()
 
     async def mint(self, held: Lease | None) -> Lease:
         lease = await self._theirs.mint(held)  # type: ignore[attr-defined]  # looked for in _make
@@ -37,6 +41,9 @@ class PluginMint:
             raise invalid(self.place, "makes what is no Lease with bytes as its value")
         if len(lease.value) > MAX_VALUE:
             raise invalid(self.place, f"makes more than {MAX_VALUE >> 10} KiB")
+        if not isinstance(lease.secrets, tuple) or not all(isinstance(secret, bytes) for secret in lease.secrets):
+            raise invalid(self.place, "makes a Lease whose secrets are no tuple of bytes")
+        self._known = self._ask()  # before the value is used: what cannot be known is not masked
         return lease
 
     async def revoke(self, lease: Lease) -> None:
@@ -45,6 +52,14 @@ class PluginMint:
             await revoke(lease)
 
     def known(self) -> tuple[bytes, ...]:
+        """What the plugin says; where it fails, what it said before, so that no other request fails with it."""
+        try:
+            self._known = self._ask()
+        except Exception as error:
+            log.warning("%s cannot say what it knows (%s)", self.place, type(error).__name__)
+        return self._known
+
+    def _ask(self) -> tuple[bytes, ...]:
         known = getattr(self._theirs, "known", None)
         values = known() if known is not None else ()
         return tuple(value for value in values if isinstance(value, bytes))

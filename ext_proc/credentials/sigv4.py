@@ -122,6 +122,12 @@ class Signer:
                     "the body has the client's own signatures in it, chunk by chunk",
                     "Let the client sign the body as a whole, or send it unsigned (most SDKs do over https).",
                 )
+            if not any(b"aws-chunked" in value.lower() for name, value in leaving.headers if name == "content-encoding"):
+                raise _unsignable(
+                    400,
+                    "the body is in chunks, and its content-encoding does not say so, so that no rule saw into them",
+                    "Send content-encoding: aws-chunked with it, as SDKs do.",
+                )
             return self._head(leaving, _UNSIGNED_CHUNKS, [])[0]
         if body is not None:
             extra = []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from ext_proc.exchange import Caller, Exchange, Headers
 from ext_proc.expressions import FactUnreadable, Schema
 from ext_proc.expressions.types import DYN, INT, STRING, TIMESTAMP, list_of, map_of
-from ext_proc.rules.multi import TooManyFieldsError, header_fields, urlencoded
+from ext_proc.rules.multi import FieldsError, header_fields, urlencoded
 from ext_proc.rules.multipart import MultipartError, parts
 from ext_proc.rules.strict_json import StrictJsonError
 from ext_proc.rules.strict_json import parse as parse_json
@@ -95,6 +96,22 @@ class Message:
     size: int | None
 
 
+_CHARSET = re.compile(r"""charset[*0-9]*\s*=\s*"?([^\s";,]*)""", re.IGNORECASE)
+_UTF_8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii", ""})
+# Where all bytes are ASCII, these mean the same; not so UTF-7, UTF-16, EBCDIC, or Shift JIS with its other backslash.
+_ASCII_ALIKE = frozenset({"iso-8859-1", "iso8859-1", "latin1", "latin-1", "iso-8859-15", "windows-1252", "cp1252"})
+
+
+def other_charset(content_types: Iterable[bytes], body: bytes) -> str:
+    """The charset by which a server could read another text in the body than its UTF-8; empty where there is none."""
+    for content_type in content_types:
+        for charset in _CHARSET.findall(content_type.decode("latin-1")):
+            name = charset.lower()
+            if name not in _UTF_8 and not (name in _ASCII_ALIKE and body.isascii()):
+                return str(charset)
+    return ""
+
+
 class Facts(dict[str, Any]):
     """By their paths in the schema. FactUnreadable, with words for the caller, for what is there and cannot be read.
 
@@ -147,11 +164,20 @@ class Facts(dict[str, Any]):
             raise FactUnreadable(_NOT_AT_HAND)
         return message.body
 
+    def text(self, side: str) -> bytes:
+        """As `raw`, where its content-type does not say that it is to be read in another way than as UTF-8."""
+        body = self.raw(side)
+        message: Message = getattr(self, side)
+        charset = other_charset(message.headers.all("content-type"), body)
+        if charset:
+            raise FactUnreadable(f"its content-type says that it is {charset[:40]!r}, not UTF-8")
+        return body
+
 
 def _body(side: str) -> Callable[[Facts], str]:
     def text(facts: Facts) -> str:
         try:
-            return facts.raw(side).decode("utf-8")
+            return facts.text(side).decode("utf-8")
         except UnicodeDecodeError:
             raise FactUnreadable("it is not UTF-8") from None
 
@@ -160,7 +186,7 @@ def _body(side: str) -> Callable[[Facts], str]:
 
 def _json(side: str) -> Callable[[Facts], Any]:
     def document(facts: Facts) -> Any:
-        body = facts.raw(side)
+        body = facts.text(side)
         try:
             return parse_json(body, folded=True) if body else {}
         except StrictJsonError as error:
@@ -190,7 +216,7 @@ def _form(facts: Facts) -> Any:
         raise FactUnreadable("as a form: its content-type is not application/x-www-form-urlencoded")
     try:
         return urlencoded(facts["request.body"])
-    except TooManyFieldsError as error:
+    except FieldsError as error:
         raise FactUnreadable(f"as a form: {error}") from None
 
 
@@ -205,7 +231,7 @@ def _parts(facts: Facts) -> Any:
 def _query(facts: Facts) -> Any:
     try:
         return urlencoded(facts.exchange.query)
-    except TooManyFieldsError as error:
+    except FieldsError as error:
         raise FactUnreadable(f"the query: {error}") from None
 
 

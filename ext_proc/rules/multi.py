@@ -8,8 +8,8 @@ from urllib.parse import unquote_plus
 MAX_FIELDS = 5_000
 
 
-class TooManyFieldsError(ValueError):
-    """There are more than anybody sends."""
+class FieldsError(ValueError):
+    """There are more than anybody sends, or servers could divide them in different ways."""
 
 
 class Fields(dict[str, list[str]]):
@@ -37,10 +37,13 @@ def header_fields(items: Iterable[tuple[str, bytes]]) -> Fields:
 
 
 def urlencoded(text: str) -> Fields:
-    """A query or an urlencoded form (WHATWG URL, 5.1). TooManyFieldsError."""
+    """A query or an urlencoded form (WHATWG URL, 5.1). FieldsError, also where there is a semicolon: older servers
+    divide at it, newer ones do not."""
     fields = Fields()
     if text.count("&") >= MAX_FIELDS:
-        raise TooManyFieldsError(f"it has more than {MAX_FIELDS} fields")
+        raise FieldsError(f"it has more than {MAX_FIELDS} fields")
+    if ";" in text:
+        raise FieldsError("it has a semicolon, which some servers take for &; send it as %3B")
     for piece in text.split("&"):
         if piece:
             name, _, value = piece.partition("=")

@@ -11,6 +11,7 @@ MAX_HEAD = 2048
 """Bytes of a part's head; it is two lines."""
 _PARAMETER = re.compile(r""";\s*([A-Za-z0-9*_-]+)\s*=\s*(?:"((?:[^"\\\r\n]|\\.)*)"|([^\s;"]+))""")
 _NAME = re.compile(r"[A-Za-z0-9-]+")
+_CHARSET = re.compile(r"""charset\*?\s*=\s*["']?([^\s"';,]*)""", re.IGNORECASE)
 
 
 class MultipartError(ValueError):
@@ -32,8 +33,11 @@ def parts(content_type: str, body: bytes) -> list[dict[str, Any]]:
 
 def _boundary(content_type: str) -> str:
     kind, *parameters = [piece.strip() for piece in content_type.split(";")]
-    found = [p.partition("=")[2].strip() for p in parameters if p.partition("=")[0].strip().lower() == "boundary"]
-    if kind.lower() != "multipart/form-data" or len(found) != 1:
+    named = [p.partition("=") for p in parameters]
+    # boundary*0, boundary*: RFC 2231 spells the same parameter so, and some servers prefer that
+    found = [value.strip() for name, _, value in named if name.strip().lower().partition("*")[0] == "boundary"]
+    spelled = [name for name, _, _ in named if "*" in name]
+    if kind.lower() != "multipart/form-data" or len(found) != 1 or spelled:
         raise MultipartError("its content-type is not multipart/form-data with one boundary")
     value = found[0]
     if len(value) > 1 and value[0] == value[-1] == '"':
@@ -58,6 +62,9 @@ def _part(piece: bytes, delimiter: bytes) -> dict[str, Any]:
         if not colon or not _NAME.fullmatch(name) or name.lower() in headers or "\r" in value or "\n" in value:
             raise MultipartError("a part's head is malformed")
         headers[name.lower()] = value.strip()
+    charset = _CHARSET.search(headers.get("content-type", ""))
+    if charset is not None and charset[1].lower() not in ("utf-8", "us-ascii"):
+        raise MultipartError("a part's charset is not UTF-8")
     if "content-transfer-encoding" in headers:
         raise MultipartError("a part has a content-transfer-encoding")
     disposition = headers.get("content-disposition", "")

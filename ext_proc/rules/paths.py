@@ -9,11 +9,12 @@ backslash or control character (also encoded twice), or a segment that is `.` or
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 _SIMPLE = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.~$'()*+,=:@!&-]*)+")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
 _DECODINGS = 4
+_ASCII = bytes(range(128))
 
 
 def is_plain(path: str) -> bool:
@@ -33,8 +34,14 @@ def folded(path: str) -> list[str]:
 
     Percent-encoding, letter case, `;parameters`, empty segments and a final slash make no difference.
     """
+    path = encoded(path)
     segments = (_decoded(path) or path).casefold().split("/")
     return [name for segment in segments if (name := segment.partition(";")[0])]
+
+
+def encoded(path: str) -> str:
+    """What is not ASCII percent-encoded as UTF-8, as every client sends it."""
+    return path if path.isascii() else quote(path, safe=_ASCII, errors="surrogateescape")
 
 
 def _decoded(path: str) -> str | None:

@@ -2,8 +2,8 @@
 
 `*` is any method. In the path, `{name}` is one segment that is not empty, and `**`, at the end only, is the rest, also
 an empty one: `/api/**` fits `/api/` and `/api/v1/x`, not `/api`. All else is compared as sent, byte for byte: letter
-case, a final slash, `;parameters` and percent-encoding make a difference. A path that is not plain (see `paths`) fits
-nothing.
+case, a final slash, `;parameters` and percent-encoding make a difference; text beyond ASCII stands for its
+percent-encoding. A path that is not plain (see `paths`) fits nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from ext_proc.errors import ConfigError
-from ext_proc.rules.paths import folded, is_plain
+from ext_proc.rules.paths import encoded, folded, is_plain
 
 _METHOD = re.compile(r"\*|[A-Z]+(?:-[A-Z]+)*")
 _LITERAL = re.compile(r"[^{}*?#\x00-\x20\x7f\\]+")
@@ -76,7 +76,7 @@ def parse(request: str, place: str) -> tuple[str, list[str]]:
         elif segment in (".", "..") or not (_LITERAL.fullmatch(segment) or (not segment and last)):
             raise _malformed(place, request, f"the segment {segment!r} is neither text nor {{name}}; ** ends a path")
         else:
-            parsed.append(segment)
+            parsed.append(encoded(segment))
     if not is_plain("/" + "/".join("x" if s in ("{}", "**") else s for s in parsed)):
         raise _malformed(place, request, "no request can fit it: its path could be read in several ways")
     return method, parsed

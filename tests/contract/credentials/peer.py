@@ -45,7 +45,7 @@ class Peer:
             protocol_version = "HTTP/1.1"
 
             def serve(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                body = self.sent = self.rfile.read(int(self.headers.get("content-length") or 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 asked = Asked(self.command, self.path, headers, body)
                 peer.asked.append(asked)
@@ -100,6 +100,12 @@ def _hang_up(handler: Any) -> None:
     raise OSError
 
 
+def _echo(handler: Any) -> None:
+    """What it was sent, where an answer would begin: clients quote such lines in what they report."""
+    handler.wfile.write(b" ".join(value.encode() for value in handler.headers.values()) + handler.sent + b"\r\n\r\n")
+    handler.close_connection = True
+
+
 FAULTS: dict[str | None, Callable[[Any], None]] = {
     "503": lambda h: h.reply(503, {"error": "s3cret down"}),
     "429": lambda h: h.reply(429, {"error": "s3cret slow down"}),
@@ -113,4 +119,5 @@ FAULTS: dict[str | None, Callable[[Any], None]] = {
     "silent": lambda h: time.sleep(1.0),
     "trickle": _trickle,
     "hangs up": _hang_up,
+    "echoes": _echo,
 }

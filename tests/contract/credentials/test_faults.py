@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
+import threading
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from ext_proc import web
 from ext_proc.config import Credential
 from ext_proc.credentials import Credentials
 from ext_proc.errors import CredentialError
@@ -51,6 +55,7 @@ OUTCOMES = {
     "silent": ("credential.timeout", 503, "more than 0.4 s"),
     "trickle": ("credential.timeout", 503, "more than 0.4 s"),
     "hangs up": ("credential.unavailable", 503, "cannot be reached"),
+    "echoes": ("credential.unavailable", 503, "cannot be reached"),
 }
 
 
@@ -86,7 +91,7 @@ async def test_a_server_that_fails(kind: str, fault: str, caplog: pytest.LogCapt
         assert "the credential the-key: " in error.message
         assert kind.partition("_")[0] in error.message
         everything = str(error) + error.detail + repr(error.diagnostics()) + caplog.text
-        for secret in ("s3cret", "ey.caller.token", "BEGIN RSA"):
+        for secret in ("s3cret", "ey.caller.token", "BEGIN RSA", "bWU6czNjcmV0", "Bearer ey"):
             assert secret not in everything
         asked = len(peer.asked)
         peer.fault = None
@@ -122,3 +127,30 @@ async def test_no_proxy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     with Peer(lambda asked: (200, {"access_token": "t0ken", "token_type": "Bearer", "expires_in": 60})) as peer:
         (found,) = await credentials("oauth2", peer.url).resolve()
         assert found.value == b"Bearer t0ken"
+
+
+def _trickle_heads(listening: socket.socket) -> None:
+    held: list[socket.socket] = []
+    listening.settimeout(0.01)
+    with contextlib.suppress(OSError):
+        while True:
+            with contextlib.suppress(TimeoutError):
+                held.append(listening.accept()[0])
+                held[-1].sendall(b"HTTP/1.1 200 OK\r\nx: ")
+            for one in held:
+                one.sendall(b"y")
+    for one in held:
+        one.close()
+
+
+async def test_a_server_that_trickles_its_head_has_so_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte is in time, so only the one who waits can leave; the thread cannot."""
+    monkeypatch.setattr(web, "MOST_UNANSWERED", 2)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=_trickle_heads, args=(listening,))
+        server.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/token"
+        for said in ("did not answer", "did not answer", "has left 2 requests open"):
+            with pytest.raises(web.WebError, match=said):
+                await web.request("GET", url, timeout=0.3)
+    server.join()

@@ -142,3 +142,39 @@ def test_one_that_is_not_installed_and_one_that_is_twice(install: Install) -> No
     install("mine_two", "def make(o): ...")
     with pytest.raises(ConfigError, match="2 installed packages"):
         made()
+
+
+CHANGES = """
+from ext_proc.credentials import Lease
+class Mine:
+    def __init__(self, options):
+        self.options, self.told = options, 0
+    async def mint(self, held):
+        return Lease(b"v4lue", 60.0, secrets=self.options["secrets"])
+    def known(self):
+        self.told += 1
+        if self.told > self.options["tells"]:
+            raise RuntimeError("s3cret in a message")
+        return (b"s3cret-of-its-own",)
+def make(options):
+    return Mine(options)
+"""
+
+
+async def test_one_that_cannot_say_what_it_knows(install: Install, caplog: pytest.LogCaptureFixture) -> None:
+    install("mine_changes", CHANGES)
+    unknown = made({"secrets": (), "tells": 0})
+    with pytest.raises(CredentialError, match="failed"):  # what cannot be masked is not used
+        await value(unknown)
+    later = made({"secrets": (), "tells": 1})
+    assert await value(later) == b"v4lue"
+    assert {secret for _, secret in later.known()} == {b"v4lue", b"s3cret-of-its-own"}
+    assert "cannot say what it knows (RuntimeError)" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize("secrets", ["text", [b"x"], ("text",), None, 7])
+async def test_one_whose_secrets_are_none(install: Install, secrets: Any) -> None:
+    install("mine_changes", CHANGES)
+    with pytest.raises(CredentialError, match="no tuple of bytes"):
+        await value(made({"secrets": secrets, "tells": 9}))

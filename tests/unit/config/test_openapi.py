@@ -126,3 +126,24 @@ def test_what_is_no_document_is_refused(tmp_path: Path, text: str, said: str) ->
         read(tmp_path, text)
     with pytest.raises(ConfigError, match="cannot be read"):
         openapi.operations(tmp_path / "absent")
+
+
+def test_what_has_no_end_or_multiplies_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="no regular file"):
+        openapi.operations(Path("/dev/zero"))
+    begin, end = "openapi: 3.0.0\n", "paths:\n  /x: {get: {operationId: A}}\n"
+    merged = "m0: &m0 {a: 1}\n" + "".join(
+        f"m{n}: &m{n}\n  <<: [{', '.join([f'*m{n - 1}'] * 10)}]\n" for n in range(1, 12)
+    )
+    with pytest.raises(ConfigError, match="merge keys"):
+        read(tmp_path, begin + merged + end)
+    assert read(tmp_path, begin + "m: &m {operationId: A}\npaths:\n  /x: {get: {<<: *m}}\n") == {"A": ("GET /x",)}
+    monkeypatch.setattr(openapi, "MAX_PATTERNS", 3)
+    with pytest.raises(ConfigError, match="more than 3 paths"):
+        read(tmp_path, begin + "servers: [{url: /a}, {url: /b}, {url: /c}, {url: /d}]\n" + end)
+
+
+@pytest.mark.parametrize("servers", ["5", "{url: /x}", "[{url: 'http://[::1'}]", "[7, null, {url: 8}]"])
+def test_servers_that_are_none_count_as_none(tmp_path: Path, servers: str) -> None:
+    text = f"openapi: 3.0.0\nservers: {servers}\npaths: {{/x: {{get: {{operationId: A}}}}}}\n"
+    assert read(tmp_path, text) == {"A": ("GET /x",)}

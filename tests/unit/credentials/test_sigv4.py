@@ -179,6 +179,8 @@ def test_the_unsigned_trailer_of_most_sdks_stays() -> None:
         ("s3", [("content-length", b"10")], None, b"STREAMING-AWS4-HMAC-SHA256-PAYLOAD", 400),
         ("s3", [], b"10;chunk-signature=..", b"STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER", 400),
         ("sqs", [], b"x", b"STREAMING-UNSIGNED-PAYLOAD-TRAILER", 400),
+        ("s3", [], b"1\r\nx\r\n0\r\n\r\n", b"STREAMING-UNSIGNED-PAYLOAD-TRAILER", 400),
+        ("s3", [("content-encoding", b"gzip")], None, b"STREAMING-UNSIGNED-PAYLOAD-TRAILER", 400),
     ],
 )
 def test_what_cannot_be_signed(

@@ -163,6 +163,12 @@ CAUGHT: list[tuple[str, str, Any]] = [
         "PATCH /api/v1/synthetics/tests/abc-def-ghi",
         {"data": [{"op": "replace", "path": "/status", "value": "paused"}]},
     ),
+    ("muting-by-edit", "PATCH /api/v1/synthetics/tests/abc", {"data": [{"op": "copy", "from": "/name", "path": "/s"}]}),
+    (
+        "muting-by-edit",
+        "PATCH /api/v1/synthetics/tests/abc",
+        {"data": [{"op": "replace", "path": "", "value": {"status": "paused"}}]},
+    ),
     ("security-muting", "PATCH /api/v2/security/findings/mute", {}),
     ("security-muting", "PATCH /api/v2/posture_management/findings", {}),
     ("security-muting", "POST /api/v2/security/findings/automation/mute_rules", {}),

@@ -316,3 +316,35 @@ def test_what_must_be_gathered() -> None:
     assert not rules.needs_session("b", "GET", "/")
     assert not rules.needs_body("dd", "GET", "/")  # what is only recorded holds nothing up
     assert rules.looks_at_body("dd", "GET", "/")
+
+
+@pytest.mark.parametrize(
+    ("content_types", "body", "said"),
+    [
+        (["application/json; charset=utf-8"], "{\"t\": \"\u00fc\"}".encode(), True),
+        (["application/json;charset=\"UTF-8\""], b"{}", True),
+        (["application/json; charset=ISO-8859-1"], b"{}", True),
+        (["text/plain"], b"{}", True),
+        # in Shift JIS the last byte of this letter takes the backslash with it, and so the string ends
+        (["application/json; charset=shift_jis"], "{\"a\": \"\u00c3\\\", \\\"t\\\": 1\"}".encode(), "'shift_jis'"),
+        (["application/json; charset=utf-7"], b"{}", "'utf-7'"),
+        (["application/json; charset=utf-8; charset=utf-16"], b"{}", "'utf-16'"),
+        (["application/json", "application/json; charset=IBM037"], b"{}", "'IBM037'"),
+        (["application/json; charset*=utf-8''utf-16"], b"{}", "utf-8''utf-16"),
+        (["application/json; charset=latin1"], "{\"t\": \"\u00fc\"}".encode(), "'latin1'"),
+    ],
+)
+def test_a_body_in_another_charset_is_another_text(content_types: list[str], body: bytes, said: bool | str) -> None:
+    headers = tuple(("content-type", value.encode()) for value in content_types)
+    for when in ("size(request.json) < 9", "size(request.body) < 99"):
+        found = holds(when, body, headers=headers)
+        assert found is True if said is True else str(said) in str(found)
+
+
+def test_semicolons_divide_a_query_for_some_servers() -> None:
+    when = "'true' in request.query.force"
+    assert holds(when, query="a=1%3Bforce=true") is False
+    for query in ("a=1;force=true", ";force=true", "force=true;"):
+        assert "semicolon" in str(holds(when, query=query))
+    form = (("content-type", b"application/x-www-form-urlencoded"),)
+    assert "semicolon" in str(holds("'true' in request.form.force", b"a=1;force=true", headers=form))

@@ -153,3 +153,11 @@ def test_a_malformed_pattern_is_refused_by_name(request_: str) -> None:
 def test_the_order_is_the_configurations() -> None:
     scopes = Scopes({"b": ("GET /x",), "a": ("* /**",), "c": ("GET /{y}", "GET /x")})
     assert scopes.matching("GET", "/x") == ("b", "a", "c")
+
+
+def test_text_beyond_ascii_stands_for_its_percent_encoding() -> None:
+    scopes = Scopes({"a": ["PUT /contents/straße/**"]})
+    for path in ("/contents/stra%C3%9Fe/x", "/contents/stra%c3%9fe/x", "/contents/straße/x"):
+        assert scopes.resembling("PUT", path) == ("a",)
+    assert scopes.matching("PUT", "/contents/stra%C3%9Fe/x") == ("a",)
+    assert scopes.resembling("PUT", "/contents/strasse/x") == ()
