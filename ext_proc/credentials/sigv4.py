@@ -122,7 +122,8 @@ class Signer:
                     "the body has the client's own signatures in it, chunk by chunk",
                     "Let the client sign the body as a whole, or send it unsigned (most SDKs do over https).",
                 )
-            if not any(b"aws-chunked" in value.lower() for name, value in leaving.headers if name == "content-encoding"):
+            codings = [value.lower() for name, value in leaving.headers if name == "content-encoding"]
+            if not any(b"aws-chunked" in coding for coding in codings):
                 raise _unsignable(
                     400,
                     "the body is in chunks, and its content-encoding does not say so, so that no rule saw into them",
