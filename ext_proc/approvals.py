@@ -21,23 +21,24 @@ from ext_proc.exchange import Exchange, Headers
 
 VOLATILE = frozenset(
     (
-        *("traceparent", "tracestate", "baggage", "b3", "sentry-trace", "x-amzn-trace-id", "x-cloud-trace-context"),
+        *("traceparent", "tracestate", "b3", "sentry-trace", "x-amzn-trace-id", "x-cloud-trace-context"),
         *("x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags"),
         *("x-datadog-trace-id", "x-datadog-parent-id", "x-datadog-sampling-priority", "x-datadog-origin"),
         *("x-datadog-tags", "x-request-id", "x-correlation-id", "date", "x-stainless-retry-count"),
         *("amz-sdk-invocation-id", "amz-sdk-request"),
     )
 )
-"""Headers that a client changes when it sends the same request again: traces, dates and counts of tries."""
+"""Headers that a client changes when it sends the same request again: traces, dates and counts of tries. Not `baggage`:
+what is in it is the application's, and some upstreams choose by it where a request goes."""
 
 FRAMING = frozenset(
     (
         *("host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade"),
-        *("proxy-connection", "proxy-authorization", "expect", "accept-encoding"),
+        *("proxy-connection", "expect", "accept-encoding"),
     )
 )
 """The message's form and the next hop's business; the body is covered as it was sent. `host` is how the client reaches
-the gate; where the request goes is the upstream."""
+the gate; where the request goes is the upstream. Not `proxy-authorization`, which Envoy passes on."""
 
 SHOWN_BODY = 64 << 10
 """Bytes of the masked body that approvers are shown."""
@@ -48,7 +49,8 @@ _LENGTH = struct.Struct(">Q")
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The request as approvers see it: masked. `body` is decoded text, at most SHOWN_BODY of its `body_size` bytes."""
+    """The request as approvers see it: masked. `body` is decoded text, at most SHOWN_BODY of its `body_size` bytes, and
+    none of them where it cannot be decoded."""
 
     path: str
     query: str

@@ -53,7 +53,8 @@ class ApprovalStage:
         self._answer = connection.hold
         self._upstream = upstream
         self._credentials = tuple(credentials)
-        headers = [name for credential in connection.credentials for name in credential.replaced]
+        headers = {name for credential in connection.credentials for name in credential.replaced}
+        headers.discard("x-amz-content-sha256")  # says how the body is to be read, and the signature follows it
         self._replaced = frozenset((*connection.identity.headers, *headers))
 
     async def open(self, authorized: Authorized, body: bytes, trailers: Headers, shown: Shown) -> Waiting:

@@ -98,3 +98,8 @@ def test_the_volatile_headers_are_published() -> None:
 def test_a_header_is_not_a_trailer() -> None:
     moved = with_headers(*HEADERS[:-1])
     assert of(moved, trailers=Headers([HEADERS[-1]])) != of()
+
+
+@pytest.mark.parametrize("name", ["baggage", "proxy-authorization"])
+def test_what_reaches_the_upstream_and_may_mean_something_there_counts(name: str) -> None:
+    assert of(with_headers(*HEADERS, (name, b"other"))) != of()

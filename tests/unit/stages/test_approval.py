@@ -100,6 +100,26 @@ async def test_granted_at_once_or_later() -> None:
         assert script.closed == 1
 
 
+async def test_how_an_upload_is_to_be_read_counts_though_it_is_signed_anew() -> None:
+    """S3 stores another object of the same bytes where they are said to be chunks."""
+    digests = []
+    for declared in (b"UNSIGNED-PAYLOAD", b"STREAMING-UNSIGNED-PAYLOAD-TRAILER"):
+        connection = Connection.model_validate(
+            {
+                "listen": "127.0.0.1:1",
+                "upstream": "https://api.example",
+                "credentials": [{"sigv4": {"service": "s3", "region": "eu-central-1"}, "from": {"env": "KEYS"}}],
+            }
+        )
+        script = Script(["granted"])
+        stage = ApprovalStage(script, connection, "ci", ["sigv4"], upstream="https://api.example")
+        asked = authorized()
+        asked.identified.exchange.headers.items += [("x-amz-content-sha256", declared), ("x-amz-date", declared)]
+        await stage.open(asked, b"{}", Headers(), SHOWN)
+        digests.append(script.asked[0].digest)
+    assert digests[0] != digests[1]
+
+
 @pytest.mark.parametrize("end", ["denied", "expired", "withdrawn"])
 async def test_over(end: str) -> None:
     outcome = await (await begin(Script(["requested", end]))).outcome()
