@@ -330,6 +330,43 @@ async def test_one_run_cannot_fill_the_hub(hub: Authorities, gate: Gate, monkeyp
         await gate.hold(asked(session_id=b"u" * 16, body=bytes(2000))).state()
 
 
+async def test_one_caller_cannot_fill_the_hub_with_many_sessions(
+    hub: Authorities, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "MAX_OPEN_OF_SUBJECT", 3)
+    sessions = [bytes([n]) * 16 for n in range(4)]
+    calls = [gate.hold(asked(session_id=session)) for session in sessions[:3]]
+    ids = [(await call.state()).approval_id for call in calls]
+    with pytest.raises(grpc.aio.AioRpcError, match="the runs of this caller have 3"):
+        await gate.hold(asked(session_id=sessions[3])).state()
+    assert (await gate.hold(asked(session_id=sessions[3], subject="repo:acme/other")).state()).state == "requested"
+    await hub.approvals.decide(ids[0], ANN, approve=False, comment="")
+    assert (await gate.hold(asked(session_id=sessions[3])).state()).state == "requested"
+
+
+async def test_room_that_a_refused_request_made_is_not_there(
+    folder: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What expired in its favour is undone with it, and expires once more."""
+    async with serving(folder) as hub:
+        monkeypatch.setattr(hub.approvals.registry, "expire", asyncio.Event().wait)  # its clock is late
+        request = asked(expires_s=1, wait_ms=1)
+        assert (await gate.hold(request).state()).state == "requested"
+        await asyncio.sleep(1.05)
+        monkeypatch.setattr(room, "MAX_BYTES_OF_SESSION", request.ByteSize())
+        larger = again(request)
+        larger.headers_json = '[["traceparent","' + "0" * 100 + '"]]'
+        with pytest.raises(grpc.aio.AioRpcError, match=r"approval\.too_many"):
+            await gate.hold(larger).state()
+        monkeypatch.undo()
+        monkeypatch.setattr(room, "MAX_OPEN_OF_SESSION", 1)
+        with pytest.raises(grpc.aio.AioRpcError, match=r"approval\.too_many"):
+            await gate.hold(asked()).state()
+        over, _ = await hub.approvals.registry.expire()
+        assert [approval.state for approval, _ in over] == [State.EXPIRED]
+        assert (await gate.hold(asked()).state()).state == "requested"
+
+
 async def test_waiting_requests_come_back_to_their_own_approval_after_a_restart(folder: Path) -> None:
     request = asked()
     requests = [again(request) for _ in range(5)]

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ext_proc.errors import ApprovalError
 from ext_proc.exchange import now_us
 from ext_proc.hub.approvals import states
-from ext_proc.hub.approvals.room import Room
+from ext_proc.hub.approvals.room import Room, Whose
 from ext_proc.hub.approvals.rows import COLUMNS, SCHEMA, Event, Summary, dump, load, requirements_text, summary
 from ext_proc.hub.approvals.states import Approval, Approver, Requirement, State
 from ext_proc.hub.commits import Commits
@@ -151,8 +152,9 @@ class Registry:
         sql = f"SELECT {COLUMNS} FROM approvals WHERE state IN ({marks}) ORDER BY made_us DESC"
 
         def operation(db: sqlite3.Connection) -> list[tuple[Approval, Summary]]:
-            found = ((load(row), summary(row)) for row in db.execute(sql, [str(state) for state in wanted]))
-            return list(itertools.islice((one for one in found if visible(one[0])), limit))
+            found = ((load(row), row) for row in db.execute(sql, [str(state) for state in wanted]))
+            seen = itertools.islice((one for one in found if visible(one[0])), limit)
+            return [(approval, summary(row)) for approval, row in seen]
 
         return await self._commits.do(operation)
 
@@ -186,14 +188,21 @@ class Registry:
     # In the thread of Commits, inside its transaction.
 
     def _attach(self, db: sqlite3.Connection, asked: Asked, ticket: int, now: int) -> Attached:
+        late = False
         while True:
             found = self._own(db, asked, now) or self._free(db, asked, now)
             if found is None:
-                return Attached(self._make(db, asked, ticket, now), new=True)
+                try:
+                    return Attached(self._make(db, asked, ticket, now), new=True)
+                except ApprovalError:
+                    if late:  # what expired here is undone with this, but for its place
+                        self._room.unknown()
+                    raise
             before, replaced = found
             if states.expire(before, now) is before:
                 break
             self._save(db, before, states.expire(before, now), Event("expired", now))
+            late = True
         if before.state is State.APPROVED:
             after = states.use(before, asked.exchange_id, now)
             event = Event("used", now, exchange_id=asked.exchange_id, gate=asked.about.gate)
@@ -236,7 +245,7 @@ class Registry:
         return None
 
     def _make(self, db: sqlite3.Connection, asked: Asked, ticket: int, now: int) -> Approval:
-        self._room.check(db, asked.about.session_id, len(asked.request))
+        self._room.check(db, _whose(asked.about), len(asked.request))
         made = Approval(
             id=secrets.token_hex(12),
             state=State.REQUESTED,
@@ -254,7 +263,7 @@ class Registry:
         names = ", ".join(row)
         db.execute(f"INSERT INTO approvals ({names}) VALUES ({', '.join(f':{name}' for name in row)})", row)
         Event("requested", now, exchange_id=asked.exchange_id, gate=asked.about.gate).insert(db, made)
-        self._room.take(asked.about.session_id, len(asked.request))
+        self._room.take(_whose(asked.about), len(asked.request))
         return made
 
     def _use(
@@ -298,8 +307,10 @@ class Registry:
             raise RuntimeError(f"{before.id} was changed by another")
         event.insert(db, after)
         if not after.state.open:
-            session_id, size = db.execute("SELECT session_id, size FROM approvals WHERE id = ?", (after.id,)).fetchone()
-            self._room.leave(session_id, size)
+            *whose, size = db.execute(
+                "SELECT session_id, issuer, subject, size FROM approvals WHERE id = ?", (after.id,)
+            ).fetchone()
+            self._room.leave(Whose(*whose), size)
         return after
 
     def _forget(self, db: sqlite3.Connection, entered: int) -> None:
@@ -318,6 +329,10 @@ class Registry:
                 gone.append((approval_id,))
         for table, column in (("events", "approval_id"), ("requests", "id"), ("approvals", "id")):
             db.executemany(f"DELETE FROM {table} WHERE {column} = ?", gone)
+
+
+def _whose(about: Summary) -> Whose:
+    return Whose(about.session_id, about.issuer, about.subject)
 
 
 def _key(asked: Asked) -> dict[str, object]:

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass
 
 from ext_proc.errors import ApprovalError
 
 MAX_OPEN = 20_000
 MAX_OPEN_BYTES = 512 << 20
+MAX_OPEN_OF_SUBJECT = 5_000
+MAX_BYTES_OF_SUBJECT = 128 << 20
 MAX_OPEN_OF_SESSION = 2_500
 MAX_BYTES_OF_SESSION = 64 << 20
+
+_REMEDY = "Wait until some of them are decided or expire."
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Whose request it is. A caller may have as many sessions as it gets tokens, but one subject."""
+
+    session_id: bytes
+    issuer: str
+    subject: str
+
+    @property
+    def keys(self) -> tuple[object, object]:
+        """What is counted: the session, the subject."""
+        return self.session_id, (self.issuer, self.subject)
 
 
 class Room:
@@ -17,53 +36,66 @@ class Room:
 
     def __init__(self) -> None:
         self._known = False
-        self._sessions: dict[bytes, tuple[int, int]] = {}
+        self._open: dict[object, tuple[int, int]] = {}
         self._count = self._bytes = 0
 
     def unknown(self) -> None:
         """What is counted may not be what the file has."""
         self._known = False
 
-    def check(self, db: sqlite3.Connection, session_id: bytes, size: int) -> None:
+    def check(self, db: sqlite3.Connection, whose: Whose, size: int) -> None:
         """ApprovalError `approval.too_many` where there is none left."""
         if not self._known:
             self._load(db)
-        count, total = self._sessions.get(session_id, (0, 0))
-        if count >= MAX_OPEN_OF_SESSION or total + size > MAX_BYTES_OF_SESSION:
+        session, subject = (self._open.get(key, (0, 0)) for key in whose.keys)
+        if session[0] >= MAX_OPEN_OF_SESSION or session[1] + size > MAX_BYTES_OF_SESSION:
             raise ApprovalError(
                 "approval.too_many",
-                f"this run has {count} requests that wait for people already",
-                remedy="Wait until some of them are decided.",
+                f"this run has {session[0]} requests that wait for people already",
+                remedy=_REMEDY,
+                http_status=429,
+            )
+        if subject[0] >= MAX_OPEN_OF_SUBJECT or subject[1] + size > MAX_BYTES_OF_SUBJECT:
+            raise ApprovalError(
+                "approval.too_many",
+                f"the runs of this caller have {subject[0]} requests that wait for people already",
+                remedy=_REMEDY,
                 http_status=429,
             )
         if self._count >= MAX_OPEN or self._bytes + size > MAX_OPEN_BYTES:
             raise ApprovalError(
                 "approval.too_many",
                 f"{self._count} requests wait for people already, and the hub takes no more",
-                remedy="Wait until some of them are decided or expire.",
+                remedy=_REMEDY,
                 http_status=503,
             )
 
-    def take(self, session_id: bytes, size: int) -> None:
-        count, total = self._sessions.get(session_id, (0, 0))
-        self._sessions[session_id] = (count + 1, total + size)
+    def take(self, whose: Whose, size: int) -> None:
+        for key in whose.keys:
+            self._change(key, 1, size)
         self._count += 1
         self._bytes += size
 
-    def leave(self, session_id: bytes, size: int) -> None:
+    def leave(self, whose: Whose, size: int) -> None:
         if not self._known:
             return
-        count, total = self._sessions[session_id]
-        if count > 1:
-            self._sessions[session_id] = (count - 1, total - size)
-        else:
-            del self._sessions[session_id]
+        for key in whose.keys:
+            self._change(key, -1, -size)
         self._count -= 1
         self._bytes -= size
 
+    def _change(self, key: object, count: int, size: int) -> None:
+        before = self._open.get(key, (0, 0))
+        if before[0] + count:
+            self._open[key] = (before[0] + count, before[1] + size)
+        else:
+            del self._open[key]
+
     def _load(self, db: sqlite3.Connection) -> None:
-        sql = "SELECT session_id, count(*), sum(size) FROM approvals WHERE closed_us = 0 GROUP BY session_id"
-        self._sessions = {session: (count, size) for session, count, size in db.execute(sql)}
-        self._count = sum(count for count, _ in self._sessions.values())
-        self._bytes = sum(size for _, size in self._sessions.values())
+        self._open.clear()
+        self._count = self._bytes = 0
+        for session_id, issuer, subject, size in db.execute(
+            "SELECT session_id, issuer, subject, size FROM approvals WHERE closed_us = 0"
+        ):
+            self.take(Whose(session_id, issuer, subject), size)
         self._known = True

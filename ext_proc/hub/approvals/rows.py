@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from ext_proc.hub.approvals.states import Approval, Approver, Requirement, State, Yes
@@ -144,18 +145,24 @@ def load(row: Sequence[Any]) -> Approval:
         id=approval_id,
         version=version,
         state=State(state),
-        requirements=tuple(Requirement(p, tuple(a), q) for p, a, q in json.loads(requirements)),
+        requirements=_requirements(requirements),
         person=person,
         made_us=made,
         expires_us=expires,
         validity_us=validity,
         exchange_id=exchange_id,
-        yes=tuple(Yes(n, i, s, tuple(m)) for n, i, s, m in json.loads(yes)),
+        yes=tuple(Yes(n, i, s, tuple(m)) for n, i, s, m in json.loads(yes)) if yes != "[]" else (),
         valid_until_us=until,
         closed_us=closed,
         told=bool(told),
         comment=comment,
     )
+
+
+@lru_cache(1024)
+def _requirements(text: str) -> tuple[Requirement, ...]:
+    """There are as many as rules, and lists read thousands of rows."""
+    return tuple(Requirement(p, tuple(a), q) for p, a, q in json.loads(text))
 
 
 def summary(row: Sequence[Any]) -> Summary:
