@@ -50,9 +50,7 @@ class LoopbackIssuer:
 
     def token(self, *, expires_in: float = 600, headers: dict[str, Any] | None = None, **claims: Any) -> str:
         """A token of GitHub's shape for audience `douane`; keyword arguments override or add claims."""
-        now = int(time.time())
-        full = {
-            "iss": self.url,
+        job = {
             "aud": "douane",
             "sub": "repo:acme/infra:ref:refs/heads/main",
             "repository": "acme/infra",
@@ -63,10 +61,13 @@ class LoopbackIssuer:
             "run_attempt": "1",
             "workflow": "deploy",
             "actor": "mona",
-            "iat": now,
-            "nbf": now - 5,
-            "exp": now + int(expires_in),
-        } | claims
+        }
+        return self.id_token(expires_in=expires_in, headers=headers, **(job | claims))
+
+    def id_token(self, *, expires_in: float = 600, headers: dict[str, Any] | None = None, **claims: Any) -> str:
+        """A person's token, with these claims alone beside its issuer and times."""
+        now = int(time.time())
+        full = {"iss": self.url, "iat": now, "nbf": now - 5, "exp": now + int(expires_in)} | claims
         return jwt.encode(full, self._key, algorithm="RS256", headers={"kid": self.kid, **(headers or {})})
 
     def __enter__(self) -> LoopbackIssuer:

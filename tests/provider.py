@@ -97,7 +97,7 @@ class Provider:
 
     def id_token(self, **claims: Any) -> str:
         """Of `user`, for the client."""
-        return self.issuer.token(
+        return self.issuer.id_token(
             expires_in=self.token_s, **{"iss": self.url, "aud": CLIENT, "iat": int(time.time()), **self.user, **claims}
         )
 

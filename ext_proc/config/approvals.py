@@ -51,7 +51,9 @@ class Actors(Model):
 
     claim: str
     """The claim that names the actor, such as `actor_id` (GitHub) or `user_id` (GitLab)."""
-    people: dict[str, str | None] = Field(default_factory=dict)
+    people: dict[str, Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)] | None] = Field(
+        default_factory=dict
+    )
     """The person (as in `sign_in.user_claim`) of each value; null for a machine that acts for nobody."""
     same: bool = False
     """The claim's value itself is the person's name, where `people` does not say otherwise."""
@@ -93,6 +95,11 @@ class Approvals(Model):
     issuer without it."""
     notify: tuple[Notification, ...] = ()
     """Who is told of a request that waits."""
+
+    @property
+    def by_email(self) -> bool:
+        """Whether approvers are known by their addresses."""
+        return self.sign_in is not None and self.sign_in.user_claim == "email"
 
     @model_validator(mode="after")
     def _named(self) -> Approvals:

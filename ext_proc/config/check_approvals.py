@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from ext_proc.config.addresses import is_loopback, split_url
-from ext_proc.config.approvals import Email, SignIn
+from ext_proc.config.approvals import Actors, Email, SignIn
 from ext_proc.config.models import Config
 from ext_proc.config.policies import Policy
 from ext_proc.config.positions import YamlPath
@@ -23,9 +23,10 @@ def approvals(config: Config) -> Iterator[Problem]:
         yield from web_address(("console", "url"), config.console.url, query=False)
     if config.approvals.sign_in is not None:
         yield from _sign_in(config, config.approvals.sign_in)
-    for name in config.approvals.actors:
+    for name, actors in config.approvals.actors.items():
         if name not in config.issuers:
             yield unknown(("approvals", "actors", name), "issuer", name, config.issuers)
+        yield from _people(config, name, actors)
     for n, policy in enumerate(config.policies):
         if policy.effect == "hold":
             yield from _hold(config, ("policies", n), policy)
@@ -50,6 +51,18 @@ def _sign_in(config: Config, sign_in: SignIn) -> Iterator[Problem]:
                 "config.sign_in",
                 f"tokens of issuers.{name} are made for the same audience: callers could approve what they ask for",
                 "Register a client of its own for approvers.",
+            )
+
+
+def _people(config: Config, name: str, actors: Actors) -> Iterator[Problem]:
+    """Who is called otherwise than approvers are is never taken for one of them, and could approve what they ask."""
+    for value, person in actors.people.items():
+        if config.approvals.by_email and person is not None and "@" not in person:
+            yield Problem(
+                ("approvals", "actors", name, "people", value),
+                "config.actors",
+                f"{person!r} is no address, and approvers are known by theirs",
+                "Write the person's address, or name them by another claim: approvals.sign_in.user_claim.",
             )
 
 

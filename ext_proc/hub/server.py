@@ -136,6 +136,7 @@ async def listening(config: Config, replicas: Replicas, authority: Authorities) 
         writer_of,
         actors=config.approvals.actors,
         page=page_of(config),
+        by_email=config.approvals.by_email,
     )
     sessions = AuthorityService(authority.sessions, writer_of)
     server.add_generic_rpc_handlers(

@@ -46,6 +46,11 @@ def caller(issuer_name: str, claims: SignedClaims) -> Caller:
     return Caller(issuer_name, str(claims["sub"]), claims, session_id, _printable(label))
 
 
+def is_job(claims: Claims) -> bool:
+    """Whether they are a pipeline's or a pod's, whichever system made them."""
+    return any(system(claims) is not None for system in _SYSTEMS)
+
+
 def _github(claims: Claims) -> Session | None:
     run, repository = _text(claims, "run_id"), _text(claims, "repository")
     if not run or not repository:

@@ -13,9 +13,15 @@ if TYPE_CHECKING:
 
 
 def person_of(
-    actors: Mapping[str, Actors], issuer: str, claims: Mapping[str, Any], requirements: tuple[Requirement, ...]
+    actors: Mapping[str, Actors],
+    issuer: str,
+    claims: Mapping[str, Any],
+    requirements: tuple[Requirement, ...],
+    *,
+    by_email: bool = False,
 ) -> str | None:
-    """The person who may not approve, None where the caller acts for nobody. `issuer` is the configured name.
+    """The person who may not approve, None where the caller acts for nobody. `issuer` is the configured name;
+    `by_email`: approvers are known by their addresses, so that nothing else can be one of them.
 
     ApprovalError `approval.actor_unmapped` where that is not known and other people than the laptop's operator are to
     approve: they might approve their own request.
@@ -30,7 +36,7 @@ def person_of(
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if text and text in known.people:
         return known.people[text]
-    if text and known.same:
+    if text and known.same and ("@" in text or not by_email):
         return text
     if local_only:
         return None

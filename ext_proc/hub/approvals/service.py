@@ -53,7 +53,8 @@ _OVER = {
 
 
 class HoldService:
-    """`page` makes the address of an approval's page from its id; `actors` are those of the configuration."""
+    """`page` makes the address of an approval's page from its id; `actors` are those of the configuration;
+    `by_email` as in `person_of`."""
 
     def __init__(
         self,
@@ -62,10 +63,12 @@ class HoldService:
         *,
         actors: Mapping[str, Actors],
         page: Callable[[str], str],
+        by_email: bool = False,
     ) -> None:
         self._approvals = approvals
         self._writer_of = writer_of
         self._actors = actors
+        self._by_email = by_email
         self._page = page
 
     async def hold(self, request: hub_pb2.HoldRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
@@ -85,7 +88,7 @@ class HoldService:
     def _asked(self, request: hub_pb2.HoldRequest, writer: str) -> Asked:
         claims = _claims(request)
         requirements = tuple(Requirement(r.policy, tuple(r.approvers), r.quorum) for r in request.requirements)
-        person = person_of(self._actors, request.issuer, claims, requirements)
+        person = person_of(self._actors, request.issuer, claims, requirements, by_email=self._by_email)
         return Asked(
             about=Summary(
                 **{name: getattr(request, name) for name in _NAMES if name != "upstream"},

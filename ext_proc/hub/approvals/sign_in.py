@@ -17,7 +17,7 @@ from ext_proc.config.models import Issuer
 from ext_proc.errors import ApprovalError, IdentityError
 from ext_proc.hub.approvals.states import LOCAL, Approver
 from ext_proc.hub.approvals.web import SAFE, Origins, guarded
-from ext_proc.oidc import KeySets, Verifier
+from ext_proc.oidc import KeySets, Verifier, is_job
 
 if TYPE_CHECKING:
     from ext_proc.config.approvals import SignIn
@@ -99,6 +99,8 @@ def approver(settings: SignIn, claims: Mapping[str, Any]) -> Approver:
         raise _unusable("it was made for another client (`azp`)")
     if str(claims.get("typ", "")).lower() == "bearer":  # Keycloak's access tokens, which other services see
         raise _unusable("it is an access token, not an ID token")
+    if is_job(claims):  # GitLab signs in people and makes jobs' tokens, for any audience that the job asks for
+        raise _unusable("it is a job's, not a person's")
     name = claims.get(settings.user_claim)
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable() or name != name.strip():
         raise _unusable(f"`{settings.user_claim}` (approvals.sign_in.user_claim) does not name a person")

@@ -50,6 +50,11 @@ def test_what_can_work_is_taken() -> None:
     assert problems('policies: [{name: p, effect: hold, approvers: ["local"]}]') == []
 
 
+def test_people_are_named_as_approvers_are() -> None:
+    by_name = SIGN_IN.replace("cli}", "cli, user_claim: preferred_username}")
+    assert problems(f"approvals: {{{by_name}, actors: {{github: {{claim: actor, people: {{mona: mona}}}}}}}}") == []
+
+
 def test_a_hold_for_people_needs_a_sign_in_and_to_know_whom_callers_act_for() -> None:
     assert reasons(HOLD) == ["config.actors", "config.sign_in"]
     assert reasons(HOLD + f"approvals: {{{SIGN_IN}}}") == ["config.actors"]
@@ -80,6 +85,8 @@ def mail(server: str, sender: str = "a@b.example", to: str = "c@d.example") -> s
         ("approvals: {sign_in: {issuer: 'https://id.example', client_id: c, scopes: [email]}}", "config.value"),
         ("approvals: {actors: {gitlab: {claim: user_id, same: true}}}", "config.unknown_issuer"),
         ("approvals: {actors: {github: {claim: actor_id}}}", "config.value"),
+        (f"approvals: {{{SIGN_IN}, actors: {{github: {{claim: actor, people: {{mona: mona}}}}}}}}", "config.actors"),
+        ("approvals: {actors: {github: {claim: actor, people: {mona: ' '}}}}", "config.value"),
         ("console: {url: 'http://douane.example'}", "config.plain_http"),
         ("console: {url: 'https://douane.example/?x=1'}", "config.value"),
         (mail("smtp://mail.example"), "config.plain_smtp"),

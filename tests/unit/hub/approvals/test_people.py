@@ -55,3 +55,12 @@ def test_where_nobody_knows_only_the_operator_can_approve(issuer: str, claims: d
             person_of(ACTORS, issuer, claims, requirements)
         assert caught.value.reason == "approval.actor_unmapped"
         assert f"approvals.actors.{issuer}" in caught.value.remedy
+
+
+def test_what_is_no_address_is_nobody_where_approvers_are_known_by_theirs() -> None:
+    """`mona` is never the same as her address, so she could approve what she asked for."""
+    actors = {"github": Actors(claim="actor", same=True)}
+    assert person_of(actors, "github", {"actor": "mona"}, PEOPLE) == "mona"
+    assert person_of(actors, "github", {"actor": "m@acme.example"}, PEOPLE, by_email=True) == "m@acme.example"
+    with pytest.raises(ApprovalError, match="'mona'"):
+        person_of(actors, "github", {"actor": "mona"}, PEOPLE, by_email=True)
