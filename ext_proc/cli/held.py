@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import sys
 from typing import Any
 
 import typer
@@ -15,6 +17,8 @@ import typer
 from ext_proc.cli.output import console, visible
 
 _MARGIN = "  | "
+_INDENT = 15
+_BLANKS = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')
 
 
 def print_held(one: dict[str, Any]) -> None:
@@ -25,10 +29,11 @@ def print_held(one: dict[str, Any]) -> None:
 
     def line(name: str, value: object, style: str = "") -> None:
         if text := visible(str(value or "")).strip():
-            screen.print(Text(f"  {name:<12}", style="dim") + Text(text, style=style), soft_wrap=True)
+            screen.print(Text(f"  {name:<12}", style="dim") + Text(_indented(text), style=style), soft_wrap=True)
 
     query = f"?{one['query']}" if one["query"] else ""
-    screen.print(Text(visible(f"{one['method']} {one['path']}{query}"), style="bold"), soft_wrap=True)
+    request = visible(f"{one['method']} {one['path']}{query}")
+    screen.print(Text(_indented(request), style="bold"), soft_wrap=True)
     line("state", _state(one), {"requested": "yellow", "denied": "red"}.get(one["state"], ""))
     line("approval", one["id"])
     line("operation", one["operation"])
@@ -53,7 +58,7 @@ def print_held(one: dict[str, Any]) -> None:
     for header in one["headers"]:
         if isinstance(header, list) and len(header) == 2:
             name, value = (visible(str(part)) for part in header)
-            screen.print(Text(f"  {name}: ", style="cyan") + Text(value), soft_wrap=True)
+            screen.print(Text(f"  {name}: ", style="cyan") + Text(_indented(value, len(name) + 4)), soft_wrap=True)
     _print_body(one)
 
 
@@ -68,15 +73,42 @@ def _state(one: dict[str, Any]) -> str:
 
 
 def _print_body(one: dict[str, Any]) -> None:
-    body, size = one["body"], int(one["body_size"])
+    body, size, shown = one["body"], int(one["body_size"]), int(one["body_shown"])
     if not size:
         typer.echo("  (no body)")
         return
-    with contextlib.suppress(ValueError, RecursionError):
-        body = json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+    if not shown:
+        typer.secho(f"  (a body of {size} bytes that cannot be decoded, so it is not shown)", fg="red")
+        return
     typer.echo()
-    for row in visible(body, keep="\n\t").split("\n"):
-        typer.echo(_MARGIN + row)
-    shown = len(one["body"].encode())
+    for row in visible(_laid_out(body), keep="\n\t").split("\n"):
+        for piece in _folded(row.expandtabs(), len(_MARGIN)):
+            typer.echo(_MARGIN + piece)
     cut = f"; the first {shown} are shown" if shown < size else ""
-    typer.echo(f"  ({size} bytes{cut})")
+    typer.secho(f"  ({size} bytes{cut})", fg="red" if cut else None)
+
+
+def _laid_out(body: str) -> str:
+    """JSON on lines of its own, where that changes nothing but blanks: of a name that occurs twice, the upstream may
+    take the one that Python drops."""
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(body)
+        plain = _BLANKS.sub(r"\1", body)
+        if plain in (json.dumps(value, ensure_ascii=escaped, separators=(",", ":")) for escaped in (False, True)):
+            return json.dumps(value, indent=2, ensure_ascii=False)
+    return body
+
+
+def _indented(text: str, first: int = _INDENT) -> str:
+    """Folded where the terminal would fold it; `first` is how far the first line begins from the left."""
+    head, *rest = _folded(" " * max(first - _INDENT, 0) + text, _INDENT)
+    return f"\n{' ' * _INDENT}".join([head[max(first - _INDENT, 0) :], *rest])
+
+
+def _folded(text: str, margin: int) -> list[str]:
+    """In pieces that the terminal need not fold: it would begin the next line without our margin."""
+    if not sys.stdout.isatty():
+        return [text]
+    from rich.cells import chop_cells
+
+    return chop_cells(text, max(console().width - margin, 10)) or [""]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -20,6 +21,7 @@ _ERROR = "error:"
 _WHOLE = 26  # characters: a time with microseconds
 _UUID = 36
 _FOLDED = 20
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -49,8 +51,16 @@ def report(error: DouaneError) -> None:
 
 
 def print_json(row: Mapping[str, Any]) -> None:
-    """One object on one line."""
-    typer.echo(json.dumps(row, ensure_ascii=False, default=str))
+    """One object on one line, with the characters that could drive a terminal escaped."""
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    typer.echo(text if text.isprintable() else _UNPRINTABLE.sub(_escape, text))
+
+
+def _escape(found: re.Match[str]) -> str:
+    character = found[0]
+    if character.isprintable():
+        return character
+    return f"\\u{ord(character):04x}" if character == "\x7f" else json.dumps(character)[1:-1]
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]], *, as_json: bool, columns: Sequence[str] = ()) -> int:

@@ -121,24 +121,34 @@ class Recorder:
             event.workload.CopyFrom(_identity(workload))
 
     def shown(self, body: bytes, max_decoded: int, hits: Sequence[RuleHit]) -> Shown:
-        """The request for the eyes of approvers, after `open`: what the ledger has of its head, and the body's text.
+        """The request for the eyes of approvers, after `open` and `trailers`: what the ledger has of its head and its
+        trailers, which are called `NAME (trailer)`, and the body's text.
 
-        `body` is as sent, of at most `max_decoded` bytes when decoded; one that cannot be decoded is not shown."""
+        `body` is as sent, of at most `max_decoded` bytes when decoded; of one that cannot be decoded only the size is
+        shown."""
         opened = next(e.opened for e in self._pending if e.WhichOneof("event") == "opened")
+        trailers = [e.trailers.trailers for e in self._pending if e.WhichOneof("event") == "trailers"]
         headers = self._exchange.headers
         try:
             decoder = codings.decoder(content_codings(headers))
             text = body if decoder is None else decoder.feed(body, max_decoded)
+            if decoder is not None and body:
+                decoder.finish()
         except (codings.CodingError, codings.TooLargeError):
-            text = b""
-        masker = self._masker.body(REQUEST, headers.first("content-type") or b"", b"")
-        masked = masker.feed(text, True).record
+            masked, size = b"", len(body)
+        else:
+            masker = self._masker.body(REQUEST, headers.first("content-type") or b"", b"")
+            masked = masker.feed(text, True).record
+            size = len(masked)
         return Shown(
             path=opened.path,
             query=opened.query,
-            headers=[(header.name, header.value) for header in opened.headers],
+            headers=[
+                *((header.name, header.value) for header in opened.headers),
+                *((f"{field.name} (trailer)", field.value) for fields in trailers for field in fields),
+            ],
             body=masked[:SHOWN_BODY],
-            body_size=len(masked),
+            body_size=size,
             hits_json=[_hit_json(hit) for hit in self._hits(hits)],
         )
 

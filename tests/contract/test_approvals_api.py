@@ -64,7 +64,7 @@ class Hub:
     def token(self, name: str = "ann", **claims: Any) -> str:
         """An ID token of the approvers' provider."""
         mail = {"email": f"{name}@acme.example", "email_verified": True}
-        return self.provider.token(**({"aud": CLIENT, "sub": f"sub-{name}", **mail, **SRE} | claims))
+        return self.provider.id_token(**({"aud": CLIENT, "sub": f"sub-{name}", **mail, **SRE} | claims))
 
     async def api(
         self,
@@ -206,6 +206,9 @@ async def test_who_is_no_approver_decides_nothing(hub: Hub) -> None:
             "nobody": None,
             "an agent of another provider": agents.token(aud=CLIENT, **SRE),
             "an agent of the same provider": hub.token(aud="douane"),
+            "a GitLab job that asked for the approvers' audience": hub.token(
+                project_id="20", project_path="acme/infra", pipeline_id="574", job_id="302"
+            ),
             "a token for us and for others": hub.token(aud=[CLIENT, "douane"]),
             "a token given to another client": hub.token(aud=[CLIENT, "x"], azp="x"),
             "another client's, alone": hub.token(azp="agent-client"),
@@ -408,6 +411,30 @@ async def test_what_happens_is_told_as_it_happens(hub: Hub) -> None:
     for wrong in ("x", "-1", "\u0661"):
         status, _ = await hub.api("GET", f"/api/approvals/events?after={wrong}", token=hub.token())
         assert status == 400
+
+
+async def test_one_person_cannot_take_the_places_of_all_who_watch(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ext_proc.hub.approvals.api._MOST_FEEDS_EACH", 2)
+    url = f"http://{hub.config.console.listen}/api/approvals/events"
+
+    async def begin(name: str) -> aiohttp.ClientResponse:
+        stream = await hub.tcp.get(url, headers={"authorization": f"Bearer {hub.token(name)}"})
+        if stream.status == 200:
+            await stream.content.readline()
+        return stream
+
+    greedy = [await begin("ann") for _ in range(3)]
+    assert [stream.status for stream in greedy] == [200, 200, 429]
+    assert (await greedy[2].json())["reason"] == "approval.busy"
+    other = await begin("bob")
+    assert other.status == 200
+    for stream in (*greedy, other):
+        stream.close()
+    async with asyncio.timeout(20):
+        while (again := await begin("ann")).status != 200:
+            await hub.held()  # what is told finds that nobody listens
+            await asyncio.sleep(0.05)
+    again.close()
 
 
 async def test_the_page_shows_how_to_decide_and_nothing_of_the_request(hub: Hub) -> None:

@@ -204,6 +204,40 @@ async def test_show_prints_the_request_and_obeys_nothing_in_it(hub: Hub, douane:
     assert json.loads(out)["subject"] == "repo:acme\n  state       approved"
 
 
+@pytest.mark.parametrize(
+    ("body", "rows"),
+    [
+        (b'{"id": "all", "id": "one"}', ['  | {"id": "all", "id": "one"}', "  (26 bytes)"]),
+        (b'{"n": 10000000000000000.5}', ['  | {"n": 10000000000000000.5}', "  (26 bytes)"]),
+        (b'{"a" :\n[1, "b  c"]}', ["  | {", '  |   "a": [', "  |     1,", '  |     "b  c"', "  |   ]", "  | }"]),
+        (b'{"a":"\\u00e9"}', ["  | {", '  |   "a": "\u00e9"', "  | }", "  (14 bytes)"]),
+    ],
+    ids=["a name twice", "a number that is cut", "blanks", "escapes"],
+)
+async def test_show_lays_json_out_only_where_it_stays_what_it_is(
+    hub: Hub, douane: Douane, body: bytes, rows: list[str]
+) -> None:
+    _, approval_id = await hub.held(body=body, body_size=len(body))
+    _, out, _ = await douane("approvals", "show", approval_id, "--as", "local")
+    assert "\n".join(rows) in out
+
+
+async def test_show_says_what_it_does_not_show(hub: Hub, douane: Douane) -> None:
+    _, cut = await hub.held(body=b"\xff" * 100, body_size=250)  # 300 bytes once they are text
+    assert "(250 bytes; the first 100 are shown)" in (await douane("approvals", "show", cut, "--as", "local"))[1]
+    _, dark = await hub.held(body=b"", body_size=250)
+    assert "a body of 250 bytes that cannot be decoded" in (await douane("approvals", "show", dark, "--as", "local"))[1]
+
+
+async def test_json_drives_no_terminal_either(hub: Hub, douane: Douane) -> None:
+    path = "/\x9b31m\u202e\x7f\U000e0041\u00e9"
+    _, approval_id = await hub.held(path=path)
+    _, out, _ = await douane("approvals", "show", approval_id, "--as", "local", "--json")
+    assert out.rstrip("\n").isprintable()
+    assert "\u00e9" in out
+    assert json.loads(out)["path"] == path
+
+
 async def test_watch_prints_what_waits_and_what_comes(hub: Hub, douane: Douane) -> None:
     _, first = await hub.held()
     watching = await douane.start("approvals", "watch", "--as", "local", "--json", "--exit-after", "3")

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from ext_proc import codec
-from ext_proc.errors import Cut
+from ext_proc.approvals import Shown
+from ext_proc.errors import Cut, HubError
 from ext_proc.exchange import Headers
 from ext_proc.pb.envoy_ext_proc_pb2 import ProcessingResponse
+from ext_proc.stages.approval import ApprovalStage
 from ext_proc.stream import Stream
 from tests.dataplane.stack import API_KEY, APP_KEY, PLACEHOLDER
 from tests.playbook.conftest import Playbook
@@ -376,3 +378,31 @@ async def test_one_token_does_not_prove_both_the_caller_and_the_workload(playboo
     playbook.apply(gate={"workload_token_file": "./pod"}, connections={"datadog": {"identity": {"require": "both"}}})
     assert reason(await playbook.stream().on(playbook.head())) == "identity.same"
     assert reason(await playbook.stream().on(playbook.head(token=""))) == "identity.missing"
+
+
+async def test_approvers_are_shown_trailers_and_how_much_they_cannot_see(
+    playbook: Playbook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[Shown] = []
+
+    async def no_hub(_stage: ApprovalStage, _request: Any, _body: bytes, _trailers: Headers, shown: Shown) -> None:
+        held.append(shown)
+        raise HubError("hub.unavailable", "the hub is away")
+
+    monkeypatch.setattr(ApprovalStage, "open", no_hub)
+    playbook.apply(
+        recording={"seal_key": {"env": "DOUANE_TEST_API_KEY"}},
+        connections={"datadog": {"undecodable": "seal"}},
+        policies=[{"name": "all", "effect": "hold", "when": "true", "approvers": ["local"]}],
+    )
+    for body in (b"{}", b"not gzip at all", gzip.compress(bytes(1000))[:-4]):
+        stream = playbook.stream()
+        coding = [] if body == b"{}" else [("content-encoding", b"gzip")]
+        assert await stream.on(playbook.head("POST", last=False, headers=coding)) == []
+        assert await stream.on(codec.Body("request", body, False)) == []
+        trailers = Headers([("x-scope", b"all"), ("x-token", playbook.token.encode())])
+        await stream.on(codec.Trailers("request", trailers))
+        shown = held.pop()
+        assert dict(shown.headers)["x-scope (trailer)"] == b"all"
+        assert dict(shown.headers)["x-token (trailer)"].startswith(b"[MASKED:")
+        assert (shown.body, shown.body_size) == (b"{}" if body == b"{}" else b"", len(body))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -32,6 +33,7 @@ MAX_COMMENT = 2000
 _MAX_BODY = 16 << 10
 _MOST_LISTED = 1000
 _MOST_FEEDS = 200
+_MOST_FEEDS_EACH = 20
 _ID = re.compile(r"[0-9a-f]{24}")
 _PREFIX = re.compile(r"[0-9a-f]{4,24}")
 _STATES: dict[str, tuple[State, ...]] = {
@@ -61,7 +63,7 @@ class _Api:
     def __init__(self, approvals: Approvals, who_asks: WhoAsks) -> None:
         self._approvals = approvals
         self._who_asks = who_asks
-        self._feeds = 0
+        self._feeds: Counter[str] = Counter()
 
     async def listed(self, request: Request) -> Response:
         """Those that the person may see."""
@@ -125,22 +127,28 @@ class _Api:
             if not sent.isascii() or not sent.isdecimal() or len(sent) > 18:
                 raise _bad("after", "is a number of an event")
             after = int(sent)
+        if self._feeds.total() >= _MOST_FEEDS or self._feeds[approver.label] >= _MOST_FEEDS_EACH:
+            raise ApprovalError(
+                "approval.busy",
+                "too many watch what happens already",
+                remedy="End some of your own, or try again later.",
+                http_status=429,
+            )
         return StreamingResponse(
-            self._counted(feed(self._approvals, approver, after, until)),
+            self._counted(approver.label, feed(self._approvals, approver, after, until)),
             media_type="text/event-stream",
             headers=SAFE,
         )
 
-    async def _counted(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
-        if self._feeds >= _MOST_FEEDS:
-            yield "event: busy\ndata: {}\n\n"
-            return
-        self._feeds += 1
+    async def _counted(self, label: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
+        """One person must not take the places of all."""
+        self._feeds[label] += 1
         try:
             async for event in events:
                 yield event
         finally:
-            self._feeds -= 1
+            self._feeds[label] -= 1
+            self._feeds += Counter()  # forgets those who have none
 
 
 async def _comment(request: Request) -> str:

@@ -78,6 +78,7 @@ def in_full(
         "headers": _parsed(request.headers_json, []),
         "body": request.body.decode("utf-8", "replace"),
         "body_size": request.body_size,
+        "body_shown": len(request.body),
         "rules": _parsed(request.hits_json, []),
         "digest": about.digest.hex(),
         "exchange_id": str(UUID(bytes=approval.exchange_id)),
