@@ -67,6 +67,7 @@ class Pipeline:
         """Stage 2, with the whole body as sent, or None where it is streamed past the decision."""
 
         async def stages() -> Authorized | Deny:
+            protocol.check_body(identified.exchange, body)
             authorized = await self._snapshot.policy.run(identified, body)
             if isinstance(authorized, Authorized) and authorized.hold is not None and body is None:
                 return Deny(

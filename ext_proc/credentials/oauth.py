@@ -15,7 +15,7 @@ import jwt
 
 from ext_proc.config.sources import OAuth2, TokenExchange
 from ext_proc.credentials.asking import Asker, seconds_field, text_field
-from ext_proc.credentials.leases import PAUSE_S, Lease, Leased, again
+from ext_proc.credentials.leases import GRACE_S, PAUSE_S, Lease, Leased, again
 from ext_proc.credentials.source import Source, invalid
 from ext_proc.errors import CredentialError
 
@@ -215,7 +215,7 @@ class CallerExchange:
         self._endpoint = TokenEndpoint(settings, self.place, Client(settings, self.place, secret, key))
         self._kept: OrderedDict[bytes, Leased] = OrderedDict()
         self._turns = asyncio.Semaphore(_AT_ONCE)
-        self._closing: set[asyncio.Task[None]] = set()
+        self._leaving: dict[asyncio.Task[None], Leased] = {}
         self._away: CredentialError | None = None
         self._away_until = float("-inf")
 
@@ -248,7 +248,9 @@ class CallerExchange:
         return self._endpoint.client.known()
 
     async def close(self) -> None:
-        await asyncio.gather(*(kept.close() for kept in self._kept.values()), *self._closing)
+        for task in self._leaving:
+            task.cancel()
+        await asyncio.gather(*(kept.close() for kept in (*self._kept.values(), *self._leaving.values())))
         self._kept.clear()
 
     def _keep(self, digest: bytes, token: bytes) -> Leased:
@@ -258,7 +260,13 @@ class CallerExchange:
         kept = self._kept[digest] = Leased(_Exchange(self._settings, self._endpoint, subject, self._turns))
         if len(self._kept) > CALLERS:
             _, oldest = self._kept.popitem(last=False)
-            task = asyncio.get_running_loop().create_task(oldest.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            task = asyncio.get_running_loop().create_task(_later(oldest))
+            self._leaving[task] = oldest
+            task.add_done_callback(self._leaving.pop)
         return kept
+
+
+async def _later(leaving: Leased) -> None:
+    """Others pushed it out, and can do so at will: requests that carry its value must not end with that."""
+    await asyncio.sleep(GRACE_S)
+    await leaving.close()

@@ -344,6 +344,33 @@ async def test_no_spelling_of_an_override_passes(playbook: Playbook, change: dic
     assert reason(await playbook.stream().on(playbook.head(**change))) == "request.method_override"
 
 
+_FORM, _PARTS = b"application/x-www-form-urlencoded", b"multipart/form-data; boundary=b"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "refused"),
+    [
+        (_FORM, b"_method=DELETE", True),
+        (_FORM, b"a=1&%5Fm%65thod=put", True),
+        (_FORM, b"a=1;+_METHOD=DELETE&b=2", True),
+        (_FORM + b"; charset=utf-8", b"_method", True),
+        (b"", b"_method=DELETE", True),
+        (_PARTS, b'--b\r\nContent-Disposition: form-data; name="_method"\r\n\r\nDELETE\r\n--b--', True),
+        (_PARTS, b"--b\r\ncontent-disposition:form-data; x=y; name=_method\r\n\r\nDELETE\r\n--b--", True),
+        (_FORM, b"payment_method=card&a=_method&_method[]=x&_methods=1", False),
+        (_PARTS, b'--b\r\nContent-Disposition: form-data; name="f"\r\n\r\n<input name="_method">\r\n--b--', False),
+        (b"application/json", b'{"a": "x&_method=DELETE"}', False),
+    ],
+)
+async def test_a_form_does_not_override_the_method(playbook: Playbook, kind: bytes, body: bytes, refused: bool) -> None:
+    for method, expected in (("POST", refused), ("PUT", False)):
+        stream = playbook.stream()
+        headers = [("content-type", kind)] if kind else []
+        await stream.on(playbook.head(method, last=False, headers=headers))
+        answers = await stream.on(codec.Body("request", body, last=True))
+        assert (bool(answers[0].immediate_response.body) and reason(answers) == "request.method_override") is expected
+
+
 async def test_a_credential_in_the_name_of_a_field_stops_the_answer(playbook: Playbook) -> None:
     stream = playbook.stream()
     await stream.on(playbook.head())

@@ -192,6 +192,7 @@ async def test_no_more_callers_are_kept_than_that(
     server: OAuthServer, issuer: LoopbackIssuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ext_proc.credentials.oauth.CALLERS", 2)
+    monkeypatch.setattr("ext_proc.credentials.oauth.GRACE_S", 0.5)
     credentials = made(
         "token_exchange",
         server.url,
@@ -201,10 +202,13 @@ async def test_no_more_callers_are_kept_than_that(
         revoke_url=f"{server.url}/revoke",
     )
     tokens = [await value(credentials, issuer.token(sub=f"job-{n}")) for n in range(3)]
+    await asyncio.sleep(0.1)
+    assert not server.tokens[tokens[0]].revoked, "a request with it may be on its way"
     for _ in range(100):
         if server.tokens[tokens[0]].revoked:
             break
         await asyncio.sleep(0.02)
     assert [server.tokens[token].revoked for token in tokens] == [True, False, False]
+    tokens.append(await value(credentials, issuer.token(sub="job-3")))  # pushes out another, right before the end
     await credentials.sources[0].close()
     assert all(server.tokens[token].revoked for token in tokens)
