@@ -40,12 +40,15 @@ def explain(
     body: Annotated[Path | None, typer.Option(help="A file with the request's body; - is standard input.")] = None,
     header: Annotated[list[str] | None, typer.Option(help="A header, as in 'Content-Type: application/json'.")] = None,
     claim: Annotated[list[str] | None, typer.Option(help="A claim of the caller's, as in ref=refs/heads/main.")] = None,
+    session: Annotated[
+        list[str] | None, typer.Option(help="What the hub has counted, this request included: window.writes=101.")
+    ] = None,
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
     """Show the policies in their order; with a request, which of them fit it, what they say, and why.
 
-    Nothing is sent anywhere. Without --claim, the caller has no claims; what the hub counts is not known here.
+    Nothing is sent anywhere. Without --claim, the caller has no claims; without --session, it is the first request.
 
     ```console
     douane policy explain
@@ -68,7 +71,9 @@ def explain(
     if url is None:
         raise typer.BadParameter("a request has a method and a URL, as in POST /api/v1/dashboard", param_hint="URL")
     name = _connection(loaded, connection)
-    _show_request(policies, _facts(policies, name, method, url, body, header or [], claim or []), as_json=as_json)
+    sent = _facts(policies, name, method, url, body, header or [], claim or [])
+    facts = _seen(sent, session or [], loaded.config.recording.max_decoded)
+    _show_request(policies, facts, sent.raw("request"), as_json=as_json)
 
 
 @app.command()
@@ -191,6 +196,25 @@ def _facts(
     return Facts(exchange, caller, operation=operation, request=Message(fields, content, len(content)))
 
 
+def _seen(sent: Facts, session: list[str], max_decoded: int) -> Facts:
+    """The facts as a gate would have them: the body without its codings, and a session of which this is the first
+    request, but for what is told of it."""
+    from ext_proc.rules import Facts, Message
+    from ext_proc.stages.policy import decoded
+
+    exchange, body = sent.exchange, sent.raw("request")
+    write = int(exchange.method not in ("GET", "HEAD", "OPTIONS"))
+    first = {"calls": 1, "writes": write, "targets": write, "bytes": len(body), "denied": 0}
+    counters = {prefix + name: count for prefix in ("", "window.") for name, count in first.items()}
+    for text in session:
+        name, _, count = text.partition("=")
+        if name not in counters or not count.isdecimal():
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(counters)}, and =N", param_hint="--session")
+        counters[name] = int(count)
+    request = Message(exchange.headers, decoded(exchange.headers, body, max_decoded), len(body))
+    return Facts(exchange, sent.caller, operation=sent["operation"], request=request, counters=counters)
+
+
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
@@ -198,7 +222,7 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _show_request(policies: Policies, facts: Facts, *, as_json: bool) -> None:
+def _show_request(policies: Policies, facts: Facts, body: bytes, *, as_json: bool) -> None:
     exchange = facts.exchange
     rows = []
     for rule in policies.fitting(exchange.connection, exchange.method, exchange.path):
@@ -209,7 +233,7 @@ def _show_request(policies: Policies, facts: Facts, *, as_json: bool) -> None:
         judgement = rule.judge(facts)
         says = "matches" if judgement.matched else judgement.uninspectable or "does not match"
         rows.append({**row, "says": says, "values": dict(judgement.values)})
-    outcome = _outcome(policies, facts)
+    outcome = _outcome(policies, facts, body)
     if as_json:
         print_json({"operation": facts["operation"], **outcome, "rules": rows})
         return
@@ -223,9 +247,16 @@ def _show_request(policies: Policies, facts: Facts, *, as_json: bool) -> None:
         typer.echo("No policy looks at this request.")
 
 
-def _outcome(policies: Policies, facts: Facts) -> dict[str, str]:
+def _outcome(policies: Policies, facts: Facts, body: bytes) -> dict[str, str]:
     from ext_proc.decision import Deny
+    from ext_proc.errors import ProtocolError
+    from ext_proc.stages import protocol
 
+    try:
+        protocol.check(facts.exchange)
+        protocol.check_body(facts.exchange, body)
+    except ProtocolError as error:
+        return {"outcome": "deny", "why": f"{error.reason}: {error.message}"}
     decision = policies.decide(facts)
     if isinstance(decision, Deny):
         return {"outcome": "deny", "why": f"{decision.reason}: {decision.message}"}

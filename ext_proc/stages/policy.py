@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ext_proc.decision import Deny, Rate, RuleHit
 from ext_proc.errors import DouaneError
-from ext_proc.exchange import Authorized, Exchange, Identified
+from ext_proc.exchange import Authorized, Exchange, Headers, Identified
 from ext_proc.masking import codings
 from ext_proc.rules import Facts, Grants, Message, Policies, ResponseRules
 
@@ -52,7 +52,7 @@ class PolicyStage:
             identified.caller,
             identified.workload,
             operation=self._policies.operation(exchange.connection, exchange.method, exchange.path),
-            request=Message(exchange.headers, self._decoded(exchange, body), size),
+            request=Message(exchange.headers, self._wanted(exchange, body), size),
             counters=await self._count(identified, size or 0),
         )
         steps = self._policies.deciding(facts)
@@ -100,21 +100,28 @@ class PolicyStage:
         operation = self._policies.operation(exchange.connection, exchange.method, exchange.path)
         return replace(deny, operation=operation) if operation else deny
 
-    def _decoded(self, exchange: Exchange, body: bytes | None) -> bytes | None:
+    def _wanted(self, exchange: Exchange, body: bytes | None) -> bytes | None:
         """The body without its content-codings, where a policy wants it and it can be had."""
-        encoding = b",".join(exchange.headers.all("content-encoding"))
-        if not body or not encoding:
+        if not body or exchange.headers.first("content-encoding") is None:
             return body
         if not self._policies.looks_at_body(exchange.connection, exchange.method, exchange.path):
             return None
-        try:
-            decoder = codings.decoder(encoding)
-            decoded = body if decoder is None else decoder.feed(body, self._max_decoded)
-            if decoder is not None:
-                decoder.finish()
-        except (codings.CodingError, codings.TooLargeError):
-            return None
-        return decoded
+        return decoded(exchange.headers, body, self._max_decoded)
+
+
+def decoded(headers: Headers, body: bytes, max_decoded: int) -> bytes | None:
+    """The body without its content-codings, as policies see it; None where they cannot be undone."""
+    encoding = b",".join(headers.all("content-encoding"))
+    if not body or not encoding:
+        return body
+    try:
+        decoder = codings.decoder(encoding)
+        plain = body if decoder is None else decoder.feed(body, max_decoded)
+        if decoder is not None:
+            decoder.finish()
+    except (codings.CodingError, codings.TooLargeError):
+        return None
+    return plain
 
 
 def _size(exchange: Exchange, body: bytes | None) -> int | None:
