@@ -217,6 +217,8 @@ class Stream:
         if authorized.hold is not None:
             assert body is not None
             approved = await self._hold(entry, authorized, body, trailers)
+            if isinstance(approved, Approved) and (denied := await self._denied_since(entry.identified, body)):
+                return await self._refuse(denied)
         else:
             approved = Approved(authorized)
         passage = approved if isinstance(approved, Deny) else await self._pipeline.inject(approved, body)
@@ -260,6 +262,15 @@ class Stream:
                 return await waiting.outcome()
         finally:
             Stream._held -= len(body)
+
+    async def _denied_since(self, identified: Identified, body: bytes) -> Deny | None:
+        """What the operator has forbidden while the request was held: a yes does not outweigh a later no. All else of
+        it keeps the configuration that it began with."""
+        current = self._runtime.current
+        if current is self._snapshot:
+            return None
+        again = await Pipeline(current, self._connection).authorize(identified, body)
+        return again if isinstance(again, Deny) else None
 
     async def _refuse(self, deny: Deny) -> Answers:
         """Refuse and record it. Nothing has reached the upstream."""

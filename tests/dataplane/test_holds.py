@@ -382,5 +382,26 @@ async def test_two_gates_share_the_approvals_and_one_passes_once(border: Border,
         assert border.reached(path) == 1
 
 
+async def test_what_was_forbidden_meanwhile_does_not_pass_though_it_was_approved(border: Border) -> None:
+    path = "/echo/forbidden"
+    sending = asyncio.create_task(border.job.send("DELETE", path))
+    (waiting,) = await border.desk.waiting(path)
+    before = border.stack.config
+    freeze = {"name": "freeze", "effect": "deny", "when": f"request.path == '{path}'", "message": "a freeze"}
+    border.stack.reload({**before, "policies": [freeze, *POLICIES]})
+    try:
+        async with asyncio.timeout(20):
+            while (await border.job.send("GET", path)).status != 403:
+                pass
+        assert (await border.desk.approve(waiting["id"]))[0] == 200
+        answer = await sending
+    finally:
+        border.stack.reload(before)
+    assert (answer.status, answer.reason) == (403, "policy.denied")
+    assert [seen.method for seen in border.upstream.seen if seen.target == path and seen.method == "DELETE"] == []
+    (row,) = [row for row in await border.row(path, expect=border.reached(path) + 2) if row["method"] == "DELETE"]
+    assert (row["decision"], row["policy"], row["approval_id"]) == ("deny", "freeze", waiting["id"])
+
+
 def store_of(stack: Stack) -> str:
     return f"http://{stack.config['store']['listen']}/"

@@ -167,9 +167,12 @@ def test_no_text_takes_more_than_linear_time(piece: bytes) -> None:
             assert error.reason == "body.too_many_secrets"  # noqa: PT017 (the other bodies are masked)
         return time.process_time() - started
 
-    for chunk in (1 << 20, 16 << 10):
+    def linear(chunk: int) -> bool:
         short = min(seconds(128 << 10, chunk) for _ in range(2))
-        assert min(seconds(256 << 10, chunk) for _ in range(2)) < 3.3 * short + 0.02
+        return min(seconds(256 << 10, chunk) for _ in range(2)) < 3.3 * short + 0.02
+
+    for chunk in (1 << 20, 16 << 10):
+        assert any(linear(chunk) for _ in range(4))  # a square never is; a busy machine looks like one
 
 
 def test_random_text_is_left_alone() -> None:
