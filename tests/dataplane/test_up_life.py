@@ -84,9 +84,9 @@ def test_a_saved_change_is_served_and_a_refused_one_changes_nothing(stack: Stack
     for pid in stack.pids()["worker"]:  # who starts again reads the last good text, not the file
         os.kill(pid, signal.SIGKILL)
     until(lambda: log(stack).count("worker-0 is ready") == 2 and log(stack).count("worker-1 is ready") == 2)
-    # Envoy takes a moment to see that they are back; until then its answer is a clean 503.
-    until(lambda: call(f"http://127.0.0.1:{port}/echo", token)[0] == 200)
-    until(lambda: call(f"{stack.url}/echo", token)[0] == 200)
+    # Envoy takes a moment to see that both are back; until then some answers are a clean 503.
+    for url in (f"http://127.0.0.1:{port}", stack.url):
+        until(lambda url=url: all(call(f"{url}/echo", token)[0] == 200 for _ in range(6)))
 
     stack.reload(good)
     until(lambda: log(stack).count('"configuration applied"') == 2)
