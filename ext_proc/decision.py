@@ -39,6 +39,11 @@ class Hold:
     expires: timedelta
     message: str = ""
 
+    @property
+    def policies(self) -> str:
+        """The names of the rules that hold it, as the ledger has them."""
+        return ",".join(requirement.policy for requirement in self.requirements)
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:

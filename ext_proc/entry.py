@@ -75,9 +75,16 @@ class Entry:
     def held(self, recorder: Recorder, authorized: Authorized, approval_id: str) -> None:
         """It waits for people; a later verdict says how that went."""
         assert authorized.hold is not None
-        policy = ",".join(requirement.policy for requirement in authorized.hold.requirements)
-        pending = Deny("approval.pending", "waits for a person", policy=policy, decision="hold", hits=authorized.hits)
-        self._verdict(recorder, replace(pending, operation=authorized.operation, approval_id=approval_id))
+        pending = Deny(
+            "approval.pending",
+            "waits for a person",
+            policy=authorized.hold.policies,
+            decision="hold",
+            approval_id=approval_id,
+            hits=authorized.hits,
+            operation=authorized.operation,
+        )
+        self._verdict(recorder, pending)
 
     async def passed(self, passage: Passage, body: bytes | None, trailers: Headers | None) -> Recorder:
         """It may pass: written when this returns. What was held is in the record already."""

@@ -5,6 +5,7 @@ No message, log line or repr of a source holds a value.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -61,7 +62,7 @@ class Recent:
             self._now = values
 
 
-class PlainSource:
+class PlainSource(ABC):
     """A source that has nothing to give back, and the same value for every caller."""
 
     per_caller = False
@@ -71,8 +72,9 @@ class PlainSource:
         self.place = place
         self._recent = Recent()
 
+    @abstractmethod
     async def read(self, token: bytes | None = None) -> bytes:
-        raise NotImplementedError
+        """As `Source.read`."""
 
     async def warm(self) -> None:
         await self.read()

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from ext_proc.approvals import SHOWN_BODY, Shown, digest
+from ext_proc.approvals import Shown, digest
 from ext_proc.decision import Deny, Hold
 from ext_proc.errors import HubError
 from ext_proc.exchange import Approved, Authorized, Headers
@@ -92,7 +92,7 @@ class ApprovalStage:
             path=shown.path,
             query=shown.query,
             headers_json=json.dumps([(name, value.decode("utf-8", "replace")) for name, value in shown.headers]),
-            body=shown.body[:SHOWN_BODY],
+            body=shown.body,
             body_size=shown.body_size,
             hits_json="[" + ",".join(shown.hits_json) + "]",
         )
@@ -205,7 +205,7 @@ class Waiting:
         return Deny(
             reason,
             message,
-            policy=",".join(r.policy for r in self._hold.requirements),
+            policy=self._hold.policies,
             remedy=remedy,
             approval_id=self.approval_id,
             approval_url=self._state.url,
