@@ -10,38 +10,23 @@ from ext_proc.errors import Cut
 from ext_proc.exchange import Exchange
 from ext_proc.response.bodies import Pieces
 from ext_proc.response.changed import changed_head, changed_trailers
+from ext_proc.response.passing import PassingResponse
 from ext_proc.stages.record import RESPONSE, Recorder
 
 
-class DuplexResponse:
+class DuplexResponse(PassingResponse):
     """Passes on what `recorder` has written down; with `masked`, the client is spared what the ledger is."""
 
-    unasked = ()
-
     def __init__(self, recorder: Recorder, exchange: Exchange, *, max_decoded: int, masked: bool = False) -> None:
-        self._recorder = recorder
-        self._http1 = exchange.protocol.startswith("HTTP/1")
+        super().__init__(recorder, exchange)
         self._max_decoded = max_decoded
         self._masked = masked
         self._pieces: Pieces | None = None
-        self._left = -1  # bytes of the body still to come; negative where only its end tells
         self._undecided = 0  # bytes that came and have not passed yet
-        self.ended = False
 
     @property
     def waiting(self) -> bool:
         return self._undecided > 0
-
-    async def on(self, phase: codec.Phase) -> codec.Answers:
-        match phase:
-            case codec.Body("response"):
-                return await self._on_body(phase)
-            case codec.ResponseHead():
-                return await self._on_head(phase)
-            case codec.Trailers("response"):
-                return await self._on_trailers(phase)
-            case _:
-                raise Cut("gate.unknown_message")
 
     async def on_idle(self) -> codec.Answers:
         """As in StreamedResponse. What is masked for the client waits: undecided, it could be half a secret."""
@@ -49,9 +34,6 @@ class DuplexResponse:
         self._undecided -= len(released)
         await self._recorder.commit()
         return codec.stream_response_body(released, False) if released else []
-
-    def abandon(self) -> None:
-        """Nothing is here that the recorder does not have."""
 
     async def _on_head(self, head: codec.ResponseHead) -> codec.Answers:
         recorder = self._recorder
@@ -68,11 +50,7 @@ class DuplexResponse:
             framed = head.status == 101 or (head.headers.first("content-type") or b"").startswith(b"application/grpc")
             self._pieces = Pieces(recorder.masker, head.headers, framed=framed, max_decoded=self._max_decoded)
             anew = not framed or self._pieces.coded
-        length = head.headers.first("content-length") or b""
-        if length.isdigit() and self._http1:
-            self._left = int(length)
-        if head.last or self._left == 0:
-            self._complete(head.code_details, last=head.last)
+        self._expect(head)
         await recorder.commit()
         return [changed_head(head.headers, changes, anew=anew, length=None)]
 
@@ -108,8 +86,3 @@ class DuplexResponse:
         looked = self._pieces.feed(data, whole)
         self._recorder.part(looked.record, looked.form, looked.masks)
         return looked.instead or b""
-
-    def _complete(self, code_details: str, *, last: bool = True) -> None:
-        """The response is recorded to its end; `last`: Envoy has nothing more of it."""
-        self.ended = last
-        self._recorder.close(codec.outcome_of(self._recorder.code_details or code_details))

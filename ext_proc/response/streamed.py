@@ -7,36 +7,21 @@ from collections import deque
 from ext_proc import codec
 from ext_proc.errors import Cut
 from ext_proc.exchange import Exchange
+from ext_proc.response.passing import PassingResponse
 from ext_proc.stages.record import RESPONSE, Recorder
 
 
-class StreamedResponse:
+class StreamedResponse(PassingResponse):
     """Passes on what `recorder` has written down. A chunk whose end is undecided waits for the next one."""
 
-    unasked = ()
-
     def __init__(self, recorder: Recorder, exchange: Exchange) -> None:
-        self._recorder = recorder
-        self._http1 = exchange.protocol.startswith("HTTP/1")
+        super().__init__(recorder, exchange)
         self._unacknowledged: deque[bytes] = deque()  # chunks whose record is not complete yet
-        self._left = -1  # bytes of the body still to come; negative where only its end tells
         self._released = bytearray()  # bytes that may go, not yet a whole chunk of Envoy's
-        self.ended = False
 
     @property
     def waiting(self) -> bool:
         return bool(self._unacknowledged)
-
-    async def on(self, phase: codec.Phase) -> codec.Answers:
-        match phase:
-            case codec.Body("response"):
-                return await self._on_body(phase)
-            case codec.ResponseHead():
-                return await self._on_head(phase)
-            case codec.Trailers("response"):
-                return await self._on_trailers(phase)
-            case _:
-                raise Cut("gate.unknown_message")
 
     async def on_idle(self) -> codec.Answers:
         """A chunk waits because a secret might go on in the next one. The client may be waiting for just that chunk,
@@ -45,19 +30,12 @@ class StreamedResponse:
         await self._recorder.commit()
         return self._acknowledge(everything=False)
 
-    def abandon(self) -> None:
-        """Nothing is here that the recorder does not have."""
-
     async def _on_head(self, head: codec.ResponseHead) -> codec.Answers:
         recorder = self._recorder
         changes = recorder.response_head(
             head.status, head.headers, head.code_details, head.upstream_address, last=head.last
         )
-        length = head.headers.first("content-length") or b""
-        if length.isdigit() and self._http1:
-            self._left = int(length)
-        if head.last or self._left == 0:
-            self._complete(head.code_details, last=head.last)
+        self._expect(head)
         await recorder.commit()
         return [codec.forward_response_head(changes)]
 
@@ -94,8 +72,3 @@ class StreamedResponse:
             answers.append(codec.forward_response_body(chunk, bytes(self._released[:size])))
             del self._released[:size]
         return answers
-
-    def _complete(self, code_details: str, *, last: bool = True) -> None:
-        """The response is recorded to its end; `last`: Envoy has nothing more of it."""
-        self.ended = last
-        self._recorder.close(codec.outcome_of(self._recorder.code_details or code_details))
